@@ -1,0 +1,276 @@
+"""What flows between the stages? The frozen dataclasses: one noun between two verbs.
+
+Nothing here imports torch: a board file, a budget check or a report can be made where no torch is.
+1 MAC = 1 multiply-accumulate = 2 FLOPs, everywhere. Sizes are bytes, times are milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that live and are counted together: the channels of one residual stage, say.
+
+    Units ``start:stop`` belong to it; unit numbers begin at 1. ``writers`` are the parameters whose rows make them.
+    """
+
+    name: str
+    start: int
+    stop: int
+    writers: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of units in the group."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where the units lie in one tensor: along ``axis``, index ``i`` belongs to unit ``units[i]``.
+
+    0 = pinned. ``axis is None`` means that the whole tensor belongs to the single unit ``units[0]``.
+    """
+
+    axis: int | None
+    units: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A parameter that contracts labelled indices: ``units`` label ``parameter`` along ``axis``."""
+
+    parameter: str
+    axis: int
+    units: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Why some units cannot go: what pinned them, where, and how many channels it met."""
+
+    operator: str
+    node: str
+    module: str
+    reason: str
+    labels: int
+    source: str = ""
+    unknown: bool = False
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """What a trace found: the units of a model, where they lie, who reads them, and what is pinned.
+
+    ``activations`` maps a node of the program to the :class:`Labels` of its outputs (one per output), ``tensors`` a
+    parameter or buffer name to its labels (one per labelled axis, absent when nothing of it can go).
+    """
+
+    program: ExportedProgram
+    units: int
+    groups: tuple[Group, ...]
+    activations: dict[str, tuple[Labels | None, ...]]
+    tensors: dict[str, tuple[Labels, ...]]
+    readers: tuple[Reader, ...]
+    pins: tuple[Pin, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of the operators that have no row in ``FLOW``, each once, sorted."""
+        return tuple(sorted({pin.operator for pin in self.pins if pin.unknown}))
+
+    @property
+    def digest(self) -> str:
+        """A short digest of groups and readers: equal for equal models, whatever their weights."""
+        text = repr([(g.name, g.size) for g in self.groups] + [(r.parameter, r.axis) for r in self.readers])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which units stay: ``open[u]`` for unit ``u``; ``open[0]`` is True, the pinned rest.
+
+    ``rule`` says how the mask was made (``median``, ``random``, ``rank``); ``probability`` is P(z != 0) per unit where
+    gates made it.
+    """
+
+    coupling: Coupling = field(repr=False)
+    open: np.ndarray = field(repr=False)
+    rule: str = "given"
+    probability: np.ndarray | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the shape ``(units + 1,)`` and that the pinned entry is open."""
+        from edgel0.errors import UsageError
+
+        if self.open.shape != (self.coupling.units + 1,) or self.open.dtype != np.bool_:
+            raise UsageError(
+                f"a mask of shape {self.open.shape} and type {self.open.dtype} was given for a model of "
+                f"{self.coupling.units} units; it needs one bool per unit and a leading True for the pinned rest, "
+                f"shape ({self.coupling.units + 1},)."
+            )
+        if not self.open[0]:
+            raise UsageError("the mask closes entry 0, the pinned rest of the model; entry 0 must be True.")
+
+    @staticmethod
+    def random(coupling: Coupling, share: float = 0.5, seed: int = 0) -> Masks:
+        """Close each unit with probability ``share``; every group keeps at least one."""
+        if not 0 <= share <= 1:
+            from edgel0.errors import UsageError
+
+            raise UsageError(f"the share of units to close is {share!r}; it must lie between 0 and 1.")
+        rng = np.random.default_rng(seed)
+        opened = rng.random(coupling.units + 1) >= share
+        opened[0] = True
+        for group in coupling.groups:
+            if not opened[group.start : group.stop].any():
+                opened[rng.integers(group.start, group.stop)] = True
+        return Masks(coupling, opened, rule="random")
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Open units per group."""
+        return {g.name: int(self.open[g.start : g.stop].sum()) for g in self.coupling.groups}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the packed mask, shortened to 16 hexadecimal digits."""
+        return hashlib.sha256(np.packbits(self.open).tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one inference of one example costs.
+
+    MACs, parameters, bytes of weights (parameters and buffers), and the peak bytes of live activations when operators
+    run in program order (inputs and outputs of the running operator included, scratch memory excluded).
+    """
+
+    macs: int
+    params: int
+    weight_bytes: int
+    activation_bytes: int
+
+    def as_dict(self) -> dict[str, int]:
+        """The four figures by name."""
+        return {
+            "macs": self.macs,
+            "params": self.params,
+            "weight_bytes": self.weight_bytes,
+            "activation_bytes": self.activation_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class Slimmed:
+    """A physically smaller network: a program, its cost, and where it came from.
+
+    ``provenance`` holds plain JSON values: gate rule, mask digest, units per group before and after, versions.
+    """
+
+    program: ExportedProgram = field(repr=False)
+    cost: Cost
+    dense: Cost
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output of an artefact: its name, shape and NumPy type name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an artefact is from its reference on real inputs.
+
+    ``max_abs`` and ``mean_abs`` are absolute differences, ``relative`` is ``max_abs`` over the reference's largest
+    absolute output, ``top1`` the share of samples with the same arg-max over the last axis.
+    """
+
+    reference: str
+    runtime: str
+    samples: int
+    max_abs: float
+    mean_abs: float
+    relative: float
+    top1: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a runtime can run, its digest and what is known of it."""
+
+    path: Path
+    format: str
+    precision: str
+    bytes: int
+    sha256: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    cost: Cost | None = None
+    parity: Parity | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Timings of one artefact in one runtime on one board; ``samples_ms`` are raw, in the order they were taken."""
+
+    artifact: str
+    sha256: str
+    board: str
+    runtime: str
+    threads: int
+    threads_observed: float
+    load_ms: float
+    first_ms: float
+    samples_ms: tuple[float, ...] = field(repr=False)
+    p10_ms: float = 0.0
+    p50_ms: float = 0.0
+    p90_ms: float = 0.0
+    warmup_runs: int = 0
+    file_bytes: int = 0
+    peak_rss_bytes: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One promise about one artefact: ``metric`` of ``path`` may be at most ``maximum`` (bytes, counts or ms).
+
+    ``line`` is where the limit stands in its configuration file, for editors and CI.
+    """
+
+    name: str
+    path: str
+    metric: str
+    maximum: float
+    text: str
+    qualifiers: dict[str, Any] = field(default_factory=dict)
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found: ``value`` against ``limit``; ``value is None`` means that the figure is missing."""
+
+    limit: Limit
+    value: float | None
+    passed: bool
+    reason: str = ""
