@@ -35,7 +35,7 @@ class Group:
         return self.stop - self.start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labels:
     """Where the units lie in one tensor: along ``axis``, index ``i`` belongs to unit ``units[i]``.
 
@@ -44,6 +44,14 @@ class Labels:
 
     axis: int | None
     units: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        """Compare axis and units by value."""
+        return isinstance(other, Labels) and self.axis == other.axis and np.array_equal(self.units, other.units)
+
+    def __hash__(self) -> int:
+        """Hash what :meth:`__eq__` compares."""
+        return hash((self.axis, self.units.tobytes()))
 
 
 @dataclass(frozen=True)
@@ -72,18 +80,21 @@ class Pin:
 class Coupling:
     """What a trace found: the units of a model, where they lie, who reads them, and what is pinned.
 
-    ``activations`` maps a node of the program to the :class:`Labels` of its outputs (one per output), ``tensors`` a
-    parameter or buffer name to its labels (one per labelled axis, absent when nothing of it can go).
+    ``activations`` maps a node of the program that depends on an input to the :class:`Labels` of its outputs (one entry
+    per output, None where nothing can go). ``constants`` maps a node that depends on parameters alone to the labels
+    along which it is cut wherever it is used, ``uses`` a pair (user, constant) to those along which that user needs it,
+    where it needs any. ``tensors`` is ``constants`` by the name of the parameter or buffer.
     """
 
-    program: ExportedProgram
+    program: ExportedProgram = field(repr=False)
     units: int
-    groups: tuple[Group, ...]
-    activations: dict[str, tuple[Labels | None, ...]]
-    tensors: dict[str, tuple[Labels, ...]]
-    readers: tuple[Reader, ...]
-    pins: tuple[Pin, ...]
-    seconds: dict[str, float] = field(default_factory=dict)
+    groups: tuple[Group, ...] = field(repr=False)
+    activations: dict[str, tuple[Labels | None, ...]] = field(repr=False)
+    constants: dict[str, tuple[Labels, ...]] = field(repr=False)
+    uses: dict[tuple[str, str], tuple[Labels, ...]] = field(repr=False)
+    tensors: dict[str, tuple[Labels, ...]] = field(repr=False)
+    readers: tuple[Reader, ...] = field(repr=False)
+    pins: tuple[Pin, ...] = field(repr=False)
 
     @property
     def unknown(self) -> tuple[str, ...]:

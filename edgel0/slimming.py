@@ -1,0 +1,378 @@
+"""What is left when closed units are physically removed? The traced graph, rewritten for the kept counts."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.fx import Graph, Node
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from edgel0 import __version__
+from edgel0.capturing import Example, unwrap
+from edgel0.cost import cost_of, program_cost
+from edgel0.errors import SlimError
+from edgel0.flow import FLOW, pointwise
+from edgel0.masks import tensors
+from edgel0.resizing import RESIZE, Resized
+from edgel0.tracing import couple, evaluate, trace
+from edgel0.types import Coupling, Labels, Masks, Slimmed
+
+aten = torch.ops.aten
+
+
+def slim(model: nn.Module, masks: Masks, example: Example | None = None) -> Slimmed:
+    """Remove the closed units of ``masks`` from ``model``: a smaller program, equal to :func:`edgel0.masked`.
+
+    The program is the one that the masks were traced on, with ``model``'s present weights; an ``example`` of other
+    shapes traces the model anew. Whole branches whose units all closed become constants and fold away.
+
+    Raises:
+        UsageError: the model is not the one that the masks were made for.
+        SlimError: the masks leave an output that no longer depends on any input; the closed groups are named.
+    """
+    model = unwrap(model)
+    return Rewrite(masks, dict(tensors(model, masks))).run()
+
+
+class Rewrite:
+    """One rewriting of one program. What is asked by node is asked of the *traced* graph unless it says ``new``."""
+
+    def __init__(self, masks: Masks, weights: dict[str, torch.Tensor]) -> None:
+        self.masks, self.coupling, self.program = masks, masks.coupling, masks.coupling.program
+        self.weights = weights
+        self.names = {
+            spec.arg.name: spec.target
+            for spec in self.program.graph_signature.input_specs
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+        }
+        self.folded: dict[Node, torch.Tensor] = {}
+        self.absent: set[Node] = set()
+        self.graph = Graph()
+        self.made: dict[Node, Any] = {}
+        self.specs: dict[str, InputSpec] = {}
+        self.state: dict[str, torch.Tensor] = {}
+        self._placed: dict[Any, Node] = {}
+        self._kept: dict[int, np.ndarray] = {}
+        self._natural: dict[Node, bool] = {}
+        self._values: dict[Node, Any] = {}
+
+    # What is kept.
+
+    def kept(self, labels: Labels) -> np.ndarray:
+        """Kept indices along the labelled axis (of a single unit: [0] or [])."""
+        key = id(labels)
+        if key not in self._kept:
+            self._kept[key] = np.flatnonzero(self.masks.open[labels.units])
+        return self._kept[key]
+
+    def labels(self, node: Node, output: int = 0) -> Labels | None:
+        """Labels of a live node's output."""
+        return self.coupling.activations[node.name][output]
+
+    def gone(self, node: Node, output: int = 0) -> bool:
+        """Tell whether nothing of an output is kept."""
+        labels = self.labels(node, output)
+        return labels is not None and self.kept(labels).size == 0
+
+    def cut(self, node: Node, user: Node) -> tuple[Labels, ...]:
+        """Labels along which ``node`` is cut as an argument of ``user`` (or as the result that ``user`` itself is)."""
+        if self.is_live(node):
+            labels = self.labels(node)
+            return () if labels is None else (labels,)
+        if node is user:
+            return self.coupling.constants.get(node.name, ())
+        return self.coupling.uses.get((user.name, node.name), ())
+
+    def shape(self, node: Node, output: int = 0) -> tuple[int, ...]:
+        """Shape of a node's output after removal."""
+        value = node.meta["val"]
+        shape = [int(n) for n in (value[output] if isinstance(value, tuple | list) else value).shape]
+        cuts = (self.labels(node, output),) if self.is_live(node) else self.cut(node, node)
+        for labels in cuts:
+            if labels is not None and labels.axis is not None:
+                shape[labels.axis] = self.kept(labels).size
+        return tuple(shape)
+
+    def is_live(self, node: Any) -> bool:
+        """Tell whether a node depends on an input of the model (as traced)."""
+        return isinstance(node, Node) and node.name in self.coupling.activations
+
+    def select(self, value: torch.Tensor, cut: Sequence[Labels]) -> torch.Tensor:
+        """Cut a tensor to the kept indices of labelled axes; broadcast axes stay as they are."""
+        for labels in cut:
+            if labels.axis is not None and value.shape[labels.axis] == labels.units.size > self.kept(labels).size:
+                value = value.index_select(labels.axis, torch.from_numpy(self.kept(labels)))
+        return value
+
+    # Constants.
+
+    def value(self, node: Any) -> Any:
+        """Value of a constant node of the traced graph, with the present weights."""
+        if not isinstance(node, Node):
+            return node
+        if node not in self._values:
+            if node.op == "placeholder" and self.names[node.name] in self.weights:
+                self._values[node] = self.weights[self.names[node.name]].detach()
+            elif self.is_live(node):  # a live tensor of which only the shape matters
+                self._values[node] = torch.empty(node.meta["val"].shape, dtype=node.meta["val"].dtype)
+            else:
+                self._values[node] = evaluate(self.program, node, self.names, self.value)
+        return self._values[node]
+
+    def natural(self, node: Node) -> bool:
+        """Tell whether a constant can be computed in the new program from cut parameters, as the old one does."""
+        if node not in self._natural:
+            uses, constants = self.coupling.uses, self.coupling.constants
+            sources = node.all_input_nodes
+            cut_here = self.changes(constants.get(node.name, ()))
+            followed = node.op == "placeholder" or any((node.name, s.name) in uses for s in sources)
+            self._natural[node] = (followed or not cut_here) and all(
+                not self.is_live(s)
+                and self.natural(s)
+                and self.changes(uses.get((node.name, s.name), ())) == self.changes(constants.get(s.name, ()))
+                for s in sources
+            )
+        return self._natural[node]
+
+    def changes(self, cut: Sequence[Labels]) -> tuple[Labels, ...]:
+        """The labels of a cut along which something is removed."""
+        return tuple(labels for labels in cut if self.kept(labels).size < labels.units.size)
+
+    def constant(self, user: Node, node: Node) -> Node:
+        """Put a constant into the new program as ``user`` needs it."""
+        wanted = self.changes(self.coupling.uses.get((user.name, node.name), ()))
+        if self.natural(node) and wanted == self.changes(self.coupling.constants.get(node.name, ())):
+            if node.op == "placeholder":
+                return self.place(node.name, node, self.select(self.value(node), wanted))
+            if node not in self.made:
+                self.made[node] = self.emit(node)
+            return self.made[node]
+        return self.place((node.name, wanted), None, self.select(self.value(node), wanted))
+
+    def place(self, key: Any, node: Node | None, value: torch.Tensor) -> Node:
+        """Make a placeholder for a parameter (``node``) or a folded constant, once per key."""
+        if key in self._placed:
+            return self._placed[key]
+        name = self.names[node.name] if node is not None else f"folded_{len(self._placed)}"
+        old = self.program.state_dict.get(name)
+        learns = isinstance(old, nn.Parameter)
+        copied = value.detach().clone()
+        self.state[name] = nn.Parameter(copied, requires_grad=old.requires_grad) if learns else copied  # type: ignore[union-attr]
+        with self.graph.inserting_before(self._first_input):
+            placed = self.graph.placeholder(("p_" if learns else "b_") + name.replace(".", "_"))
+        self.specs[placed.name] = InputSpec(
+            InputKind.PARAMETER if learns else InputKind.BUFFER,
+            TensorArgument(placed.name),
+            name,
+            persistent=None if learns else True,
+        )
+        self._placed[key] = placed
+        return placed
+
+    # Folding: what no longer depends on an input.
+
+    def fold(self) -> None:
+        """Find live nodes that became constant or absent, in order, and compute the constants."""
+        for node in self.program.graph.nodes:
+            if node.op != "call_function" or not self.is_live(node):
+                continue
+            sources = [s for s in node.all_input_nodes if self.is_live(s)]
+            value = node.meta.get("val")
+            if isinstance(value, torch.Tensor) and self.gone(node):
+                self.absent.add(node)
+            elif any(s in self.absent for s in sources) and self.packet(node) not in (aten.cat, aten.concat):
+                if isinstance(value, tuple | list):
+                    self.absent.add(node)
+                    continue
+                if any(s not in self.absent and s not in self.folded for s in sources):
+                    raise SlimError(
+                        f"every unit that {node.name!r} ({node.target}) reads is closed while another of its inputs is "
+                        "not, and no rule says what remains; keep at least one unit of those groups open."
+                    )
+                self.folded[node] = self.compute(node)
+            elif sources and all(s in self.folded or s in self.absent for s in sources):
+                self.folded[node] = self.compute(node)
+
+    def compute(self, node: Node) -> Any:
+        """Run a node on constants; inputs that are absent count as zeros, which is what a closed reader sees."""
+
+        def full(source: Any) -> Any:
+            if not isinstance(source, Node):
+                return source
+            if source in self.folded:
+                value = self.folded[source]
+                return value if isinstance(value, tuple | list) else value.expand(source.meta["val"].shape).clone()
+            if source in self.absent:
+                return torch.zeros(source.meta["val"].shape, dtype=source.meta["val"].dtype)
+            return self.value(source)
+
+        with torch.no_grad():
+            args, kwargs = torch.fx.map_arg(node.args, full), torch.fx.map_arg(node.kwargs, full)
+            value = node.target(*args, **kwargs)  # type: ignore[operator]
+        return compact(value) if isinstance(value, torch.Tensor) else value
+
+    @staticmethod
+    def packet(node: Node) -> Any:
+        """The operator of a node, without its overload."""
+        return getattr(node.target, "overloadpacket", node.target)
+
+    # Emission.
+
+    def argument(self, user: Node, source: Node) -> Any:
+        """What stands in the new graph for ``source`` as an argument of ``user``."""
+        if source.name in self.names:
+            return self.constant(user, source)
+        if source in self.folded:
+            labels = self.labels(source)
+            small = self.select(self.folded[source], () if labels is None else (labels,))
+            placed = self.place(source, None, small)
+            if FLOW.get(self.packet(user)) is pointwise or tuple(small.shape) == self.shape(source):
+                return placed
+            return self.graph.call_function(aten.expand.default, (placed, list(self.shape(source))))
+        return self.made[source] if self.is_live(source) else self.constant(user, source)
+
+    def emit(self, node: Node) -> Any:
+        """Write a node into the new graph with sizes for the kept counts."""
+        if node.target is operator.getitem:
+            source, which = node.args
+            pieces = self.made[source]  # type: ignore[index]
+            if isinstance(pieces, Resized):
+                return pieces.pieces[which]  # type: ignore[index]
+            return self.graph.call_function(operator.getitem, (pieces, which))
+        resize = RESIZE.get(self.packet(node))
+        if resize is not None:
+            made = resize(self, node)
+            if made is not None:
+                return made
+        return self.copy(node)
+
+    def copy(self, node: Node, **changed: Any) -> Node:
+        """Copy a node with mapped arguments; ``changed`` replaces some by their schema names."""
+        args = torch.fx.map_arg(node.args, lambda source: self.argument(node, source))
+        kwargs = torch.fx.map_arg(node.kwargs, lambda source: self.argument(node, source))
+        args, kwargs = self.replaced(node, args, kwargs, changed)
+        return self.note(node, self.graph.call_function(node.target, args, kwargs))  # type: ignore[arg-type]
+
+    @staticmethod
+    def replaced(node: Node, args: Any, kwargs: Any, changed: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Replace arguments by their schema names."""
+        new_args, new_kwargs = list(args), dict(kwargs)
+        names = [a.name for a in node.target._schema.arguments] if changed else []  # type: ignore[union-attr]
+        for name, value in changed.items():
+            if names.index(name) < len(new_args):
+                new_args[names.index(name)] = value
+            else:
+                new_kwargs[name] = value
+        return tuple(new_args), new_kwargs
+
+    def call(self, node: Node, target: Any, *args: Any) -> Node:
+        """Write an operator of our own in place of ``node``."""
+        return self.note(node, self.graph.call_function(target, args))
+
+    @staticmethod
+    def note(node: Node, made: Node) -> Node:
+        """Carry the module and the line of user code over."""
+        made.meta = {k: v for k, v in node.meta.items() if k in ("nn_module_stack", "stack_trace")}
+        return made
+
+    def run(self) -> Slimmed:
+        """Fold, emit, and put the pieces together."""
+        self.fold()
+        output = next(iter(reversed(self.program.graph.nodes)))
+        dead = [n for n in output.all_input_nodes if n in self.folded or n in self.absent]
+        if dead:
+            empty = [name for name, count in self.masks.kept.items() if count == 0]
+            raise SlimError(
+                f"with these masks the output {dead[0].name!r} no longer depends on the input: every unit is closed in "
+                f"{', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}. Keep at least one unit open in one of them."
+            )
+        inputs = [n for n in self.program.graph.nodes if n.op == "placeholder" and n.name not in self.names]
+        for node in inputs:
+            self.made[node] = self.graph.placeholder(node.name)
+        self._first_input = self.made[inputs[0]]
+        for node in self.program.graph.nodes:
+            if node.op == "call_function" and node not in self.folded and node not in self.absent:
+                if self.is_live(node):
+                    self.made[node] = self.emit(node)
+        results = torch.fx.map_arg(output.args[0], lambda source: self.argument(output, source))
+        self.graph.output(results)
+        program = self.assemble(inputs)
+        return Slimmed(program, program_cost(program), cost_of(self.coupling), self.provenance())
+
+    def provenance(self) -> dict[str, Any]:
+        """What made this program, in plain JSON values."""
+        groups = {
+            g.name: [int(self.masks.open[g.start : g.stop].sum()), g.size] for g in self.coupling.groups
+        }
+        return {
+            "edgel0": __version__,
+            "torch": str(torch.__version__),
+            "rule": self.masks.rule,
+            "mask": self.masks.digest,
+            "coupling": self.coupling.digest,
+            "units": [int(self.masks.open[1:].sum()), self.coupling.units],
+            "groups": groups,
+        }
+
+    def assemble(self, inputs: Sequence[Node]) -> ExportedProgram:
+        """Drop what reaches no output, compute shapes, and make an exported program."""
+        graph, old = self.graph, self.program
+        graph.eliminate_dead_code()
+        for node in list(graph.nodes):
+            if node.op == "placeholder" and node.name in self.specs and not node.users:
+                del self.state[self.specs.pop(node.name).target]  # type: ignore[arg-type]
+                graph.erase_node(node)
+        user_specs = {s.arg.name: s for s in old.graph_signature.input_specs if s.kind is InputKind.USER_INPUT}
+        holders = [n for n in graph.nodes if n.op == "placeholder"]
+        input_specs = [self.specs.get(n.name) or user_specs[n.name] for n in holders]
+        mode = FakeTensorMode()
+        old_inputs = {n.name: n.meta.get("val") for n in inputs}
+        values = []
+        for node in holders:
+            value = self.state[self.specs[node.name].target] if node.name in self.specs else old_inputs[node.name]  # type: ignore[index]
+            if isinstance(value, torch.Tensor):
+                value = mode.from_tensor(torch.empty_strided(value.shape, value.stride(), dtype=value.dtype) if node.name not in self.specs else value)
+            values.append(value)
+        module = torch.fx.GraphModule({}, graph)
+        with torch.no_grad():
+            FakeTensorProp(module, mode).propagate_dont_convert_inputs(*values)
+        results = next(iter(reversed(module.graph.nodes))).args[0]
+        output_specs = []
+        for new, spec in zip(results, old.graph_signature.output_specs, strict=True):  # type: ignore[arg-type]
+            argument = TensorArgument(new.name) if isinstance(new, Node) else spec.arg
+            output_specs.append(OutputSpec(OutputKind.USER_OUTPUT, argument, None))
+        return ExportedProgram(
+            root=module,
+            graph=module.graph,
+            graph_signature=ExportGraphSignature(input_specs, output_specs),
+            state_dict=self.state,
+            range_constraints={},
+            module_call_graph=[e for e in old.module_call_graph if e.fqn == ""],
+            example_inputs=old.example_inputs,
+            constants={},
+        )
+
+
+def compact(value: torch.Tensor) -> torch.Tensor:
+    """Shrink axes along which a tensor does not change to size 1."""
+    for axis in range(value.dim()):
+        if value.shape[axis] > 1:
+            first = value.narrow(axis, 0, 1)
+            if value.stride(axis) == 0 or bool((value == first).all()):
+                value = first
+    return value
