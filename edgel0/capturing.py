@@ -80,13 +80,15 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
             with warnings.catch_warnings():  # export warns of its own internals, which nobody can act upon
                 warnings.simplefilter("ignore")
                 program = torch.export.export(model, args, kwargs, strict=False)
+                functionalize_(program.graph)
+                if any(getattr(getattr(n.target, "_schema", None), "is_mutable", False) for n in program.graph.nodes):
+                    program = program.run_decompositions({})  # writes through views: slower, but all of them
         except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, NotImplementedError) as error:
             raise TraceError(
                 f"torch.export cannot capture {type(model).__name__}: {_first(error)} {_user_line(error)}"
                 "Make the forward depend on shapes, not on values (torch.where or torch.cond for a branch), then trace "
                 "again."
             ) from error
-    functionalize_(program.graph)
     return program
 
 

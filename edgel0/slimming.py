@@ -28,9 +28,10 @@ from edgel0.cost import cost_of, program_cost
 from edgel0.errors import SlimError
 from edgel0.flow import FLOW, pointwise
 from edgel0.masks import tensors
+from edgel0.reaching import Fate, ends, fates
 from edgel0.resizing import RESIZE, Resized
-from edgel0.tracing import couple, evaluate, trace
-from edgel0.types import Coupling, Labels, Masks, Slimmed
+from edgel0.tracing import evaluate
+from edgel0.types import Labels, Masks, Slimmed
 
 aten = torch.ops.aten
 
@@ -46,7 +47,7 @@ def slim(model: nn.Module, masks: Masks, example: Example | None = None) -> Slim
         SlimError: the masks leave an output that no longer depends on any input; the closed groups are named.
     """
     model = unwrap(model)
-    return Rewrite(masks, dict(tensors(model, masks))).run()
+    return Rewrite(masks, tensors(model, masks.coupling)).run()
 
 
 class Rewrite:
@@ -174,7 +175,7 @@ class Rewrite:
         copied = value.detach().clone()
         self.state[name] = nn.Parameter(copied, requires_grad=old.requires_grad) if learns else copied  # type: ignore[union-attr]
         with self.graph.inserting_before(self._first_input):
-            placed = self.graph.placeholder(("p_" if learns else "b_") + name.replace(".", "_"))
+            placed = self.graph.placeholder(node.name if node is not None else f"b_{name}")
         self.specs[placed.name] = InputSpec(
             InputKind.PARAMETER if learns else InputKind.BUFFER,
             TensorArgument(placed.name),
@@ -188,24 +189,10 @@ class Rewrite:
 
     def fold(self) -> None:
         """Find live nodes that became constant or absent, in order, and compute the constants."""
-        for node in self.program.graph.nodes:
-            if node.op != "call_function" or not self.is_live(node):
-                continue
-            sources = [s for s in node.all_input_nodes if self.is_live(s)]
-            value = node.meta.get("val")
-            if isinstance(value, torch.Tensor) and self.gone(node):
+        for node, fate in fates(self.coupling, self.masks.open).items():
+            if fate is Fate.GONE:
                 self.absent.add(node)
-            elif any(s in self.absent for s in sources) and self.packet(node) not in (aten.cat, aten.concat):
-                if isinstance(value, tuple | list):
-                    self.absent.add(node)
-                    continue
-                if any(s not in self.absent and s not in self.folded for s in sources):
-                    raise SlimError(
-                        f"every unit that {node.name!r} ({node.target}) reads is closed while another of its inputs is "
-                        "not, and no rule says what remains; keep at least one unit of those groups open."
-                    )
-                self.folded[node] = self.compute(node)
-            elif sources and all(s in self.folded or s in self.absent for s in sources):
+            else:
                 self.folded[node] = self.compute(node)
 
     def compute(self, node: Node) -> Any:
@@ -294,7 +281,7 @@ class Rewrite:
         """Fold, emit, and put the pieces together."""
         self.fold()
         output = next(iter(reversed(self.program.graph.nodes)))
-        dead = [n for n in output.all_input_nodes if n in self.folded or n in self.absent]
+        dead = [n for n in ends(self.coupling) if n in self.folded or n in self.absent]
         if dead:
             empty = [name for name, count in self.masks.kept.items() if count == 0]
             raise SlimError(

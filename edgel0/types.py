@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgel0.errors import UsageError
+
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
@@ -113,18 +115,17 @@ class Masks:
     """Which units stay: ``open[u]`` for unit ``u``; ``open[0]`` is True, the pinned rest.
 
     ``rule`` says how the mask was made (``median``, ``random``, ``rank``); ``probability`` is P(z != 0) per unit where
-    gates made it.
+    gates made it; ``report`` is what stabilizing found (see :func:`edgel0.stabilize`).
     """
 
     coupling: Coupling = field(repr=False)
     open: np.ndarray = field(repr=False)
     rule: str = "given"
     probability: np.ndarray | None = field(default=None, repr=False)
+    report: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the shape ``(units + 1,)`` and that the pinned entry is open."""
-        from edgel0.errors import UsageError
-
         if self.open.shape != (self.coupling.units + 1,) or self.open.dtype != np.bool_:
             raise UsageError(
                 f"a mask of shape {self.open.shape} and type {self.open.dtype} was given for a model of "
@@ -136,17 +137,16 @@ class Masks:
 
     @staticmethod
     def random(coupling: Coupling, share: float = 0.5, seed: int = 0) -> Masks:
-        """Close each unit with probability ``share``; every group keeps at least one."""
+        """Close each unit with probability ``share``; every group keeps at least one, and so does every reader."""
         if not 0 <= share <= 1:
-            from edgel0.errors import UsageError
-
             raise UsageError(f"the share of units to close is {share!r}; it must lie between 0 and 1.")
         rng = np.random.default_rng(seed)
         opened = rng.random(coupling.units + 1) >= share
         opened[0] = True
-        for group in coupling.groups:
-            if not opened[group.start : group.stop].any():
-                opened[rng.integers(group.start, group.stop)] = True
+        ranges = [np.arange(group.start, group.stop) for group in coupling.groups]
+        for units in [*ranges, *(reader.units for reader in coupling.readers)]:
+            if not opened[units].any():
+                opened[rng.choice(units)] = True
         return Masks(coupling, opened, rule="random")
 
     @property

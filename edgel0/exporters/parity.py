@@ -1,0 +1,92 @@
+"""Does a file compute what its model computes? The outputs of both, compared on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgel0.errors import ParityError
+from edgel0.types import Parity
+
+Arrays = tuple[np.ndarray, ...]
+
+
+def compare(
+    expected: Sequence[Arrays],
+    found: Sequence[Arrays],
+    *,
+    names: Sequence[str],
+    reference: str,
+    runtime: str,
+    tolerance: float,
+) -> Parity:
+    """Measure how far ``found`` is from ``expected``: one tuple of outputs per sample, outputs called ``names``.
+
+    The figures are those of the worst output; ``top1`` is of the first. Raises :class:`~edgel0.errors.ParityError`
+    where the largest absolute difference exceeds ``tolerance``, where outputs differ in number or shape, and where a
+    value on either side is NaN or infinite. A caller who only wants the figures passes ``math.inf``.
+    """
+    if not expected or len(expected) != len(found):
+        raise ParityError(
+            f"{reference} answered {len(expected)} samples and {runtime} {len(found)}; both need the same."
+        )
+    for sample, (wanted, got) in enumerate(zip(expected, found, strict=True)):
+        _check_comparable(sample, wanted, got, names, reference, runtime)
+
+    pairs = [
+        (np.stack(wanted).astype(np.float64), np.stack(got).astype(np.float64))
+        for wanted, got in zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True)
+    ]
+    gaps = [np.abs(got - wanted) for wanted, got in pairs]
+    parity = Parity(
+        reference=reference,
+        runtime=runtime,
+        samples=len(expected),
+        max_abs=max(_largest(gap) for gap in gaps),
+        mean_abs=max(float(gap.mean()) if gap.size else 0.0 for gap in gaps),
+        relative=max(_largest(gap) / (_largest(wanted) or 1.0) for gap, (wanted, _) in zip(gaps, pairs, strict=True)),
+        top1=_top1(*pairs[0]),
+        tolerance=tolerance,
+    )
+    if parity.max_abs > tolerance:
+        worst = max(range(len(gaps)), key=lambda index: _largest(gaps[index]))
+        place = tuple(int(index) for index in np.unravel_index(gaps[worst].argmax(), gaps[worst].shape))
+        left, right = (float(side[place]) for side in pairs[worst])
+        raise ParityError(
+            f"output {names[worst]!r} differs by {parity.max_abs:.3g} in sample {place[0]} at {place[1:]}: "
+            f"{reference} gives {left:.6g}, {runtime} {right:.6g}, and the tolerance is {tolerance:g}."
+        )
+    return parity
+
+
+def _check_comparable(
+    sample: int, wanted: Arrays, got: Arrays, names: Sequence[str], reference: str, runtime: str
+) -> None:
+    if not len(wanted) == len(got) == len(names):
+        raise ParityError(
+            f"{reference} gives {len(wanted)} outputs and {runtime} {len(got)}; "
+            f"the program has {len(names)}: {', '.join(names)}."
+        )
+    for name, left, right in zip(names, wanted, got, strict=True):
+        if left.shape != right.shape:
+            raise ParityError(
+                f"output {name!r} of sample {sample} has shape {left.shape} in {reference} "
+                f"and {right.shape} in {runtime}."
+            )
+        for side, array in ((reference, left), (runtime, right)):
+            if not np.isfinite(array).all():
+                raise ParityError(
+                    f"output {name!r} of sample {sample} holds NaN or infinity in {side}; nothing can be equal to that."
+                )
+
+
+def _largest(array: np.ndarray) -> float:
+    return float(np.abs(array).max(initial=0.0))
+
+
+def _top1(wanted: np.ndarray, got: np.ndarray) -> float:
+    """Return the share of rows (along the last axis, over all samples) whose largest entry is the same."""
+    if wanted.ndim < 2 or not wanted.size:
+        return 1.0
+    return float((wanted.argmax(-1) == got.argmax(-1)).mean())

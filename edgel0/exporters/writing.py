@@ -1,0 +1,213 @@
+"""How does a file earn its name? It is written beside it, run, compared with the model, and only then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from edgel0.errors import DeviceError, ParityError, UsageError, nearest
+from edgel0.exporters.foreign import foreign
+from edgel0.exporters.onnx import write_onnx
+from edgel0.exporters.parity import compare
+from edgel0.exporters.runtimes import Runtime, arrays, open_onnx, open_pt2, open_tflite
+from edgel0.exporters.signature import example, leaves, signature
+from edgel0.exporters.tflite import write_tflite
+from edgel0.exporters.torch_file import write_pt2
+from edgel0.types import Artifact, Slimmed
+
+RANDOM_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """One file format: its name, how it is written and run, and the libraries whose versions matter to it."""
+
+    format: str
+    write: Callable[..., dict[str, Any]]
+    open: Callable[..., Runtime]
+    libraries: tuple[str, ...]
+
+
+def export(
+    slim: Slimmed,
+    path: str | Path,
+    *,
+    reference: Callable[..., Any] | None = None,
+    inputs: Sequence[tuple[Any, ...]] | None = None,
+    layout: str = "nchw",
+    tolerance: float = 1e-5,
+    provenance: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Artifact:
+    """Write a slimmed program as the file that ``path``'s suffix names, proven equal to ``reference``.
+
+    ``reference`` (the masked model, say; by default the program itself) and the file answer the same ``inputs``:
+    samples shaped like the program's example; by default the example and four random ones. No output may differ by
+    more than ``tolerance`` (absolute). ``layout="nhwc"`` gives a TFLite file with channels-last inputs. Beside the file
+    stands ``<path>.json`` with its digest, inputs, outputs, cost, parity, provenance and the versions used.
+
+    Raises :class:`~edgel0.errors.ParityError` when the file disagrees (it is kept as ``<path>.rejected``),
+    :class:`~edgel0.errors.UsageError` when it cannot be converted, :class:`~edgel0.errors.DeviceError` when it cannot
+    be stored or run. Whatever fails, an older file of that name stays as it was.
+    """
+    target, say = Path(path), progress or (lambda text: None)
+    row = _row(target)
+    log = target.with_name(f"{target.name}.log")
+    samples = _samples(slim.program, inputs)
+    given = _plain({**slim.provenance, **(provenance or {})})
+
+    name = "the program in torch" if reference is None else getattr(reference, "__name__", type(reference).__name__)
+    model = slim.program.module() if reference is None else reference
+    with torch.no_grad():
+        expected = [arrays(model(*sample)) for sample in samples]
+
+    with _beside(target) as partial:
+        say(f"writing {target.name}")
+        carried = row.write(slim.program, partial, provenance=given, layout=layout, log=log)
+        say(f"running {target.name} on {len(samples)} samples")
+        with foreign("the runtime", log, DeviceError):
+            runtime = row.open(partial, layout)
+            found = [runtime.run(leaves(sample)) for sample in samples]
+        names = signature(slim.program).outputs
+        with _rejecting(partial, target, model):
+            parity = compare(expected, found, names=names, reference=name, runtime=runtime.name, tolerance=tolerance)
+        content = partial.read_bytes()
+        artifact = Artifact(
+            path=target,
+            format=row.format,
+            precision="float32",
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            inputs=runtime.inputs,
+            outputs=runtime.outputs,
+            cost=slim.cost,
+            parity=parity,
+            provenance=carried,
+        )
+        with _beside(target.with_name(f"{target.name}.json")) as sidecar:
+            text = json.dumps(_sidecar(artifact, slim, layout, row.libraries), indent=2)
+            sidecar.write_text(text + "\n", encoding="utf-8")
+            partial.replace(target)
+            sidecar.replace(f"{target}.json")
+    say(f"{target.name} is equal within {parity.max_abs:.1e}: {artifact.bytes:,} B ({artifact.bytes / 1024:.1f} KiB)")
+    return artifact
+
+
+def _row(target: Path) -> Exporter:
+    known = ", ".join(EXPORTERS)
+    if target.suffix not in EXPORTERS:
+        raise UsageError(
+            f"{target.name!r} ends in {target.suffix!r}; the suffix names the format and must be one of {known}"
+            f"{nearest(target.suffix, EXPORTERS)}."
+        )
+    return EXPORTERS[target.suffix]
+
+
+def _samples(program: ExportedProgram, inputs: Sequence[tuple[Any, ...]] | None) -> list[tuple[Any, ...]]:
+    """Return the given samples, checked against the program's example, or the example and random ones like it."""
+    flat = example(program)
+    traced: tuple[Any, ...] = program.example_inputs[0]
+    if inputs is None:
+        generator = torch.Generator().manual_seed(0)
+        draws = [[_random_like(tensor, generator) for tensor in flat] for _ in range(RANDOM_SAMPLES)]
+        spec = pytree.tree_structure(traced)
+        return [traced, *(pytree.tree_unflatten(draw, spec) for draw in draws)]
+    wanted = [(tuple(tensor.shape), tensor.dtype) for tensor in flat]
+    for number, sample in enumerate(inputs):
+        got = [(tuple(tensor.shape), tensor.dtype) for tensor in leaves(sample)]
+        if not isinstance(sample, tuple) or got != wanted:
+            raise UsageError(f"sample {number} of inputs holds {got}; the program takes a tuple of {wanted}.")
+    if not inputs:
+        raise UsageError("inputs is empty; give at least one sample, or leave it out for random ones.")
+    return list(inputs)
+
+
+def _random_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw normal values; integers (token numbers, say) are the example's own, in another order."""
+    if tensor.is_floating_point():
+        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view(tensor.shape)
+
+
+def _plain(provenance: dict[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(provenance, sort_keys=True, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the provenance must be plain JSON values ({error}); turn it into numbers and text."
+        ) from error
+    return plain
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield a temporary path in the target's folder, proven writable; nothing is left of it, however this ends."""
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}{target.suffix}")
+    try:
+        partial.touch()
+        yield partial
+    except DeviceError:
+        raise
+    except OSError as error:
+        raise DeviceError(
+            f"{target} cannot be written: {error.strerror or error}; give a folder that exists, is writable and has "
+            "room. What stood there before is untouched."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _rejecting(partial: Path, target: Path, model: Callable[..., Any]) -> Iterator[None]:
+    """Keep a file that disagrees as ``<target>.rejected`` and say so."""
+    try:
+        yield
+    except ParityError as error:
+        partial.replace(f"{target}.rejected")
+        # A traced module always claims to be in training mode.
+        training = getattr(model, "training", False) and not isinstance(model, torch.fx.GraphModule)
+        hint = " The reference is in training mode: call its eval() first." if training else ""
+        raise ParityError(f"{target} is not written: {error}{hint} The file is kept as {target}.rejected.") from error
+
+
+def _sidecar(artifact: Artifact, slim: Slimmed, layout: str, libraries: Sequence[str]) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "file": artifact.path.name,
+        "sha256": artifact.sha256,
+        "bytes": artifact.bytes,
+        "format": artifact.format,
+        "precision": artifact.precision,
+        "layout": layout,
+        "inputs": [dataclasses.asdict(info) for info in artifact.inputs],
+        "outputs": [dataclasses.asdict(info) for info in artifact.outputs],
+        "cost": slim.cost.as_dict(),
+        "dense_cost": slim.dense.as_dict(),
+        "parity": artifact.parity and dataclasses.asdict(artifact.parity),
+        "provenance": artifact.provenance,
+        "versions": {name: version(name) for name in sorted(libraries)},
+    }
+
+
+EXPORTERS = {
+    ".onnx": Exporter(
+        "onnx", write_onnx, open_onnx, ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
+    ),
+    ".tflite": Exporter(
+        "tflite", write_tflite, open_tflite, ("torch", "litert-torch", "litert-converter", "ai-edge-litert")
+    ),
+    ".pt2": Exporter("pt2", write_pt2, open_pt2, ("torch",)),
+}

@@ -1,0 +1,64 @@
+"""A runner that computes nothing: it logs what it is asked beside the model and misbehaves as the model's name says.
+
+``hang-warm.onnx`` hangs where the event ``warm`` is due, ``plain.onnx`` behaves.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+job = json.loads(sys.argv[1])
+model = Path(job["model"])
+how, _, where = model.stem.partition("-")
+
+
+def log(text: str) -> None:
+    with model.with_name("log").open("a") as file:
+        file.write(f"{text}\n")
+
+
+def say(event: str, **details: object) -> None:
+    line = json.dumps({"event": event, **details})
+    if event == where:
+        if how == "hang":
+            time.sleep(600)
+        if how == "garbage":
+            line = "Welcome to this board!"
+        if how == "stranger":
+            line = '{"event": "surprise"}'
+        if how == "exit":
+            sys.exit("no more paper")
+        if how == "half":
+            print(line[:5], end="", flush=True)
+            sys.exit(0)
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+    print(line, flush=True)
+
+
+log(f"pid {os.getpid()}")
+board = {"board": None, "cpu": "Fake-1", "machine": "none", "governor": "powersave" if how == "governor" else None}
+say("ready", runtime="fake 1", load_ms=1.0, first_ms=2.0, inputs=[], board=board)
+for text in sys.stdin:
+    command = json.loads(text)
+    log(f"begin {model.stem} {text.strip()}")
+    do, runs = command["do"], command.get("runs", 0)
+    time.sleep(0.005)  # its computing
+    log(f"finish {model.stem}")  # before the event: after it, the next runner may begin at once
+    if do == "warmup":
+        say("warm", runs=runs)
+    elif do == "run":
+        runs = 2 if how == "slow" else runs
+        samples = [4.0 + i if how == "drift" else 4.0 for i in range(runs)]
+        say(
+            "samples",
+            samples_ms=samples,
+            cpu_ms=sum(samples) * (1.9 if how == "threads" else 1.0),
+            wall_ms=sum(samples),
+        )
+    else:
+        say("end", peak_rss_bytes=20_000_000)
+        break

@@ -1,0 +1,308 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgel0.devices import local, runner
+from edgel0.devices.base import CAUSES
+from edgel0.devices.measure import RUNTIMES, measure
+from edgel0.errors import DeviceError, ExtraError, UsageError
+from edgel0.types import Artifact
+
+quick = partial(measure, min_secs=0.05)
+FAKE = Path(__file__).with_name("fake_runner.py")
+fake = partial(measure, start=partial(local.start, script=FAKE))
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Make empty files of the given names; the fake runner only looks at those."""
+
+    def make(*names):
+        for name in names:
+            (tmp_path / name).touch()
+        return [tmp_path / name for name in names]
+
+    return make
+
+
+def log(folder):
+    return (folder / "log").read_text().splitlines()
+
+
+def assert_no_runner_left(folder, expected):
+    pids = [int(line.split()[1]) for line in log(folder) if line.startswith("pid ")]
+    assert len(pids) == expected
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+# Real files in real runtimes
+
+
+@pytest.fixture(scope="module")
+def rows(onnx_file, tflite_file):
+    return quick([onnx_file, str(tflite_file)])
+
+
+def test_rows_come_in_the_order_asked(rows, onnx_file, tflite_file):
+    assert [row.artifact for row in rows] == [onnx_file.as_posix(), tflite_file.as_posix()]
+    assert [row.runtime.split()[0] for row in rows] == ["onnxruntime", "ai-edge-litert"]
+
+
+def test_versions_are_those_installed(rows):
+    code = "import onnxruntime, ai_edge_litert as l; print(onnxruntime.__version__, l.__version__)"
+    versions = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert [row.runtime.split()[1] for row in rows] == versions
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_row_holds_enough_samples_and_their_percentiles(rows, i):
+    row = rows[i]
+    assert len(row.samples_ms) >= 50
+    assert sum(row.samples_ms) >= 50 * (1 - 1e-9)
+    assert min(row.samples_ms) > 0
+    assert [row.p10_ms, row.p50_ms, row.p90_ms] == pytest.approx(np.percentile(row.samples_ms, [10, 50, 90]).tolist())
+    assert row.warmup_runs >= 5
+    assert row.load_ms > 0
+    assert row.first_ms > 0
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_row_identifies_the_file_and_the_board(rows, i, onnx_file, tflite_file):
+    row, content = rows[i], [onnx_file, tflite_file][i].read_bytes()
+    assert row.sha256 == hashlib.sha256(content).hexdigest()
+    assert row.file_bytes == len(content)
+    facts = local.describe_local()
+    assert row.board == f"local: {facts['board'] or facts['cpu'] or facts['machine']}"
+
+
+def test_peak_memory_is_that_of_the_runner(rows, large_onnx_file):
+    (large,) = measure([large_onnx_file], min_secs=0)
+    assert len(large.samples_ms) >= 50
+    assert 10e6 < rows[0].peak_rss_bytes < 1e9
+    assert large.peak_rss_bytes - rows[0].peak_rss_bytes > 24 * 2**20
+
+
+def test_one_thread_computes_on_one_thread(rows):
+    assert all(row.threads == 1 for row in rows)
+    assert all(0 < row.threads_observed < 1.25 for row in rows)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts the threads of another process in /proc")
+@pytest.mark.parametrize("fixture", ["onnx_file", "tflite_file"])
+def test_runtime_gets_as_many_threads_as_asked(fixture, request):
+    def alive(threads):
+        sessions, counts = [], []
+
+        def start(job, patience):
+            sessions.append(local.start(job, patience))
+            return sessions[0]
+
+        def look(text, share):
+            if text.startswith("run"):
+                counts.append(len(list(Path(f"/proc/{sessions[0]._process.pid}/task").iterdir())))
+
+        (row,) = quick([request.getfixturevalue(fixture)], threads=threads, start=start, progress=look)
+        assert row.threads == threads
+        return counts[-1]
+
+    assert alive(3) - alive(1) == 2
+
+
+def test_artifact_is_measured_by_its_path(onnx_file):
+    artifact = Artifact(onnx_file, "onnx", "fp32", 0, "", (), ())
+    (row,) = quick([artifact])
+    assert row.artifact == onnx_file.as_posix()
+
+
+def test_parent_imports_neither_torch_nor_a_runtime(onnx_file):
+    code = (
+        "import sys; from edgel0.devices.measure import measure; measure([sys.argv[1]], min_secs=0.01);"
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'ai_edge_litert'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, onnx_file], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# The conversation, made visible by a runner that computes nothing
+
+
+def test_batches_alternate_and_only_one_computes(files, tmp_path):
+    fake(files("a.onnx", "b.tflite", "c.onnx"), rounds=4, num_runs=50, min_secs=1.0, max_secs=100.0)
+    lines = [line for line in log(tmp_path) if not line.startswith("pid ")]
+    assert [line.split()[0] for line in lines] == ["begin", "finish"] * (len(lines) // 2)
+    begun = [line.split(maxsplit=2)[1:] for line in lines[::2]]
+    assert [name for name, _ in begun] == [*"abc", *"abc", *"cba", *"abc", *"cba", *"abc"]
+    commands = [json.loads(text) for _, text in begun]
+    assert commands[:3] == [{"do": "warmup", "runs": 5, "seconds": 0.5, "limit": 100.0}] * 3
+    assert commands[3:15] == [{"do": "run", "runs": 13, "seconds": 0.25, "limit": 25.0}] * 12
+    assert commands[15:] == [{"do": "end"}] * 3
+    assert_no_runner_left(tmp_path, 3)
+
+
+def test_figures_are_what_the_runner_said(files):
+    (row,) = fake(files("plain.onnx"))
+    assert (row.board, row.runtime, row.load_ms, row.first_ms) == ("local: Fake-1", "fake 1", 1.0, 2.0)
+    assert row.samples_ms == (4.0,) * 50
+    assert (row.p10_ms, row.p50_ms, row.p90_ms, row.threads_observed) == (4.0, 4.0, 4.0, 1.0)
+    assert (row.warmup_runs, row.peak_rss_bytes, row.notes) == (5, 20_000_000, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "note"),
+    [
+        ("threads", {}, "observed 1.9 threads, asked 1"),
+        ("governor", {}, "frequency governor powersave"),
+        ("slow", {}, "stopped at max_secs after 10 of 50 runs"),
+        # 4 5 6 7 8 9 ms: 8.5 / 4.5 = 1.89
+        ("drift", {"rounds": 1, "num_runs": 6}, "drifted: the last third took +89% against the first"),
+    ],
+)
+def test_notes_say_what_is_odd(files, name, how, note):
+    (row,) = fake(files(f"{name}.onnx"), **how)
+    assert row.notes == (note,)
+
+
+def test_progress_is_told_every_step(files):
+    heard = []
+    fake(files("a.onnx", "b.onnx"), rounds=2, progress=lambda text, share: heard.append((text, share)))
+    texts = ["load a", "load b", "warm up a", "warm up b", "run a", "run b", "run b", "run a"]
+    assert heard == [(f"{text}.onnx", i / 8) for i, text in enumerate(texts)] + [("measured", 1.0)]
+
+
+def test_nothing_asked_nothing_measured():
+    assert measure([]) == []
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("event", ["ready", "warm", "samples", "end"])
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("garbage", "wrote 'Welcome to this board!' to its stdout"),
+        ("stranger", "surprise"),
+        ("exit", "ended with exit code 1 .* its last words: 'no more paper'"),
+        ("half", "ended with exit code 0"),
+        ("kill", "was killed by SIGKILL .* memory ran out"),
+    ],
+)
+def test_runner_that_misbehaves_is_explained_and_none_is_left(files, tmp_path, how, text, event):
+    doing = {"ready": "loading", "warm": "warming up", "samples": "running", "end": "closing"}[event]
+    with pytest.raises(DeviceError, match=text) as caught:
+        fake(files("plain.onnx", f"{how}-{event}.onnx"))
+    assert f"{doing} '{how}-{event}.onnx'" in str(caught.value)
+    assert_no_runner_left(tmp_path, 2)
+
+
+@pytest.mark.parametrize("event", ["ready", "samples"])
+def test_runner_that_hangs_is_stopped(files, tmp_path, event):
+    def impatient(job, patience):
+        assert patience == 67.0
+        return local.start(job, 1.0, FAKE)
+
+    with pytest.raises(DeviceError, match=f"no answer within 1 s .* 'hang-{event}.onnx' .* raise max_secs"):
+        measure(files("plain.onnx", f"hang-{event}.onnx"), max_secs=7.0, start=impatient)
+    assert_no_runner_left(tmp_path, 2)
+
+
+def test_interrupt_leaves_no_runner(files, tmp_path):
+    def interrupt(text, share):
+        if text == "run b.onnx":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fake(files("a.onnx", "b.onnx"), progress=interrupt)
+    assert_no_runner_left(tmp_path, 2)
+
+
+def test_control_c_while_waiting_leaves_no_runner(files, tmp_path):
+    files("a.onnx", "hang-samples.onnx")
+    code = (
+        "import sys; from functools import partial; from edgel0.devices import local, measure;"
+        "measure.measure(sys.argv[2:], start=partial(local.start, script=sys.argv[1]))"
+    )
+    names = [FAKE, tmp_path / "a.onnx", tmp_path / "hang-samples.onnx"]
+    with subprocess.Popen([sys.executable, "-c", code, *names], stderr=subprocess.PIPE, text=True) as coordinator:
+        while (
+            not (tmp_path / "log").exists() or 'begin hang-samples {"do": "run"' not in (tmp_path / "log").read_text()
+        ):
+            assert coordinator.poll() is None
+            time.sleep(0.05)
+        coordinator.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in coordinator.communicate(timeout=30)[1]
+    assert_no_runner_left(tmp_path, 2)
+
+
+@pytest.mark.parametrize("suffix", RUNTIMES)
+def test_damaged_file_is_refused_by_its_runtime(tmp_path, suffix):
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(b"this was a model before the disk was full")
+    with pytest.raises(DeviceError, match=rf"failed while loading 'damaged{suffix}'"):
+        measure([path])
+
+
+def test_truncated_file_is_an_error_even_where_the_runtime_crashes(tmp_path, onnx_file, tflite_file):
+    for whole in (onnx_file, tflite_file):
+        path = tmp_path / whole.name
+        path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        with pytest.raises(DeviceError, match=f"loading '{whole.name}'"):
+            measure([path])
+
+
+@pytest.mark.parametrize("suffix", RUNTIMES)
+def test_missing_runtime_names_the_extra(tmp_path, monkeypatch, files, suffix):
+    for module in RUNTIMES[suffix].modules:
+        (tmp_path / "absent" / module).mkdir(parents=True)
+        (tmp_path / "absent" / module / "__init__.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"))
+    with pytest.raises(ExtraError, match=rf'not here.*pip install "edgel0\[{RUNTIMES[suffix].extra}\]"'):
+        measure(files(f"model{suffix}"))
+
+
+def test_python_that_does_not_start_is_an_error(files, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(DeviceError, match="cannot start"):
+        measure(files("a.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("absent.onnx", "there is no file"),
+        ("folder.onnx", "there is no file"),
+        ("model.onxn", r"expected one of \.onnx, \.tflite; .* did you mean '\.onnx'\?$"),
+        ("model.pt2", r"its suffix is '\.pt2'.* correct the suffix\.$"),
+    ],
+)
+def test_wrong_file_is_a_usage_error(tmp_path, name, text):
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(UsageError, match=text):
+        measure([tmp_path / name])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"threads": 0}, {"num_runs": 0}, {"rounds": 0}, {"min_secs": -1}, {"min_secs": 2.0, "max_secs": 1.0}]
+)
+def test_impossible_figures_are_usage_errors(files, wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        measure(files("a.onnx"), **wrong)
+
+
+def test_every_runtime_named_has_an_opener():
+    assert {module for row in RUNTIMES.values() for module in row.modules} == set(runner.OPENERS)
+
+
+def test_every_cause_is_a_signal():
+    assert set(CAUSES) <= {member.name for member in signal.Signals}
