@@ -291,6 +291,7 @@ class Rewrite:
         inputs = [n for n in self.program.graph.nodes if n.op == "placeholder" and n.name not in self.names]
         for node in inputs:
             self.made[node] = self.graph.placeholder(node.name)
+            self.made[node].name = node.name  # fx renames what bears a builtin's name, such as "input"
         self._first_input = self.made[inputs[0]]
         for node in self.program.graph.nodes:
             if node.op == "call_function" and node not in self.folded and node not in self.absent:
