@@ -223,6 +223,8 @@ def detach(model: nn.Module) -> nn.Module:
         owner, _, name = reader.parameter.rpartition(".")
         module = model.get_submodule(owner)
         if parametrize.is_parametrized(module, name):
+            kind = type(module)  # a deep copy shares this class, from which torch is about to delete the tensor's name
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     gates.train(modes)
     delattr(model, NAME)

@@ -34,6 +34,7 @@ class Training:
     dense_epochs: int = _bounded(10, 0)
     gating_epochs: int = _bounded(15, 1)
     settle_epochs: int = _bounded(10, 0)
+    label_smoothing: float = _bounded(0.0, 0, 0.9)
     distill: float = _bounded(0.0, 0, 1)
     threads: int = _bounded(2, 1, 1024)
 

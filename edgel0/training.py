@@ -82,6 +82,7 @@ class Trained:
     model: nn.Module
     masks: Masks
     history: tuple[dict[str, Any], ...]
+    limits: dict[str, float]
     shrunk: bool
 
 
@@ -184,7 +185,7 @@ class _Run:
             self.phase_gating(saved if first == 1 else None)
         settled, shrank = self.phase_settle(saved if first == 2 else None)
         assert self.masks is not None
-        return Trained(dense, settled, self.masks, tuple(self.history), shrank)
+        return Trained(dense, settled, self.masks, tuple(self.history), dict(self.budget.limits.maximum), shrank)
 
     # Phases.
 
@@ -244,7 +245,7 @@ class _Run:
         total = 0.0
         for i, batch in enumerate(torch.randperm(len(data.x_train), generator=generator).split(settings.batch_size)):
             logits = model(data.x_train[batch])
-            loss = F.cross_entropy(logits, data.y_train[batch])
+            loss = F.cross_entropy(logits, data.y_train[batch], label_smoothing=settings.label_smoothing)
             if self.soft is not None and phase != "dense":
                 loss = (1 - settings.distill) * loss + settings.distill * _soft_loss(logits, self.soft[batch])
             value = float(loss.detach())

@@ -1,0 +1,193 @@
+"""What can be done from a terminal? One function per verb; what a verb needs is imported inside it.
+
+Exit codes: 0 fine, 1 a budget is exceeded, 2 wrong use or configuration, 3 environment or device failed, 4 artefacts
+disagree, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from edgel0 import __version__
+from edgel0.errors import EdgeL0Error, UsageError
+
+app = typer.Typer(
+    name="edgel0",
+    help="From a PyTorch model and a budget to a smaller, verified, measured edge artefact.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+INTERRUPTED = 130
+
+
+def _console(stderr: bool = False) -> Console:
+    """A console that never wraps below 80 columns when its output goes to a file."""
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if terminal else 80)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edgel0 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Give every verb the same root."""
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file (TOML).")],
+    data: Annotated[Path | None, typer.Option(help="Data file, handed to the recipe's load function.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results; NAME is made in it.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever checkpoint there is.")] = False,
+) -> None:
+    """Train to the budget, slim, export, measure and check: the whole way, as a recipe says."""
+    from edgel0.recipe import read_recipe
+
+    asked = read_recipe(recipe)
+    from edgel0.errors import need
+
+    need("torch", "train")
+    from edgel0.checks.formats import FORMATS
+    from edgel0.checks.verdict import exit_code
+    from edgel0.report.progress import Watch
+    from edgel0.report.text import summary
+    from edgel0.running import run as run_recipe
+
+    console = _console()
+    with Watch(console) as watch:
+        outcome = run_recipe(asked, out=out, data_path=data, fresh=fresh, progress=watch.tick, say=watch.say)
+    console.print(summary(outcome.result))
+    if outcome.verdicts:
+        console.print()
+        console.print(FORMATS["text"](outcome.verdicts))
+    console.print(f"results in {outcome.folder}", soft_wrap=True)
+    raise typer.Exit(exit_code(outcome.verdicts) if outcome.verdicts else 0)
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="PATH:OBJECT", help="my_model.py:build, or module:function.")],
+    input: Annotated[list[str] | None, typer.Option(help="Shape of an input, 1x3x224x224; repeat for several.")] = None,  # noqa: A002
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what can be removed from a model, what is pinned, and why."""
+    from edgel0.errors import need
+
+    need("torch", "train")
+    from edgel0.inspecting import examine, example_of
+    from edgel0.recipe import load_function
+    from edgel0.report.text import inspection
+
+    built = load_function(model, Path.cwd())()
+    found = examine(built, example_of([_shape(text) for text in input or ["1x3x224x224"]]))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _console().print(inspection(found))
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(x\d+)*", text):
+        raise UsageError(f"--input {text!r} is no shape; write sizes joined by x, as in 1x3x224x224.")
+    return tuple(int(n) for n in text.split("x"))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A .pt2 that edgel0 saved.")],
+    files: Annotated[list[Path], typer.Argument(help="Files to write: .onnx, .tflite or .pt2.")],
+    layout: Annotated[str, typer.Option(help="nchw, or nhwc for channels-last inputs (TFLite).")] = "nchw",
+) -> None:
+    """Write a slimmed program in other formats, each proven equal in its own runtime."""
+    from edgel0.errors import need
+
+    need("torch", "train")
+    from edgel0.exporters.loading import load
+    from edgel0.exporters.writing import export as write
+
+    console = _console()
+    slimmed = load(model)
+    for file in files:
+        with console.status(f"exporting {file.name}"):
+            artifact = write(slimmed, file, layout=layout)
+        parity = artifact.parity
+        within = f", within {parity.max_abs:.1e} on {parity.samples} samples" if parity else ""
+        console.print(f"{file}: {artifact.bytes:,} B ({artifact.bytes / 1024:.1f} KiB){within}", soft_wrap=True)
+
+
+@app.command()
+def profile(
+    files: Annotated[list[Path], typer.Argument(help="ONNX and TFLite files; all are measured in turn, in one run.")],
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    num_runs: Annotated[int, typer.Option(min=1, help="At least so many runs of each.")] = 50,
+    min_secs: Annotated[float, typer.Option(min=0, help="At least so many seconds of each.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, raw samples included.")] = False,
+) -> None:
+    """Measure files on this computer, interleaved."""
+    import dataclasses
+
+    from edgel0.devices.measure import measure
+    from edgel0.report.text import measurements
+
+    console = _console(stderr=as_json)
+    with console.status("measuring") as status:
+        rows = measure(
+            files, threads=threads, num_runs=num_runs, min_secs=min_secs,
+            progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+        )
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "measurements": [dataclasses.asdict(row) for row in rows]}))
+    else:
+        console.print(measurements(rows))
+
+
+@app.command()
+def check(
+    config: Annotated[Path | None, typer.Argument(help="TOML with [[budget]]; default edgel0.toml or pyproject.toml.")] = None,
+    format: Annotated[str, typer.Option(help="text or json.")] = "text",  # noqa: A002
+) -> None:
+    """Compare artefacts with their budgets; exit with 1 when one is exceeded."""
+    from edgel0.checks.config import find_config, read_limits
+    from edgel0.checks.formats import FORMATS
+    from edgel0.checks.verdict import check as verdicts_on
+    from edgel0.checks.verdict import exit_code
+    from edgel0.errors import nearest
+
+    if format not in FORMATS:
+        raise UsageError(f"--format {format!r} is not known; known are {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
+    path = config or find_config(Path.cwd())
+    strict = path.name in ("edgel0.toml", "pyproject.toml")
+    verdicts = verdicts_on(read_limits(path, strict=strict))
+    shown: Any = FORMATS[format](verdicts)
+    if isinstance(shown, str):
+        typer.echo(shown)
+    else:
+        _console().print(shown)
+    raise typer.Exit(exit_code(verdicts))
+
+
+def main() -> None:
+    """Run the command line; a known failure is one paragraph on stderr and its exit code."""
+    try:
+        app()
+    except EdgeL0Error as error:
+        _console(stderr=True).print(f"edgel0: {error}", style="red", markup=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        _console(stderr=True).print("edgel0: interrupted; a run goes on from its last checkpoint when started again.")
+        raise SystemExit(INTERRUPTED) from None

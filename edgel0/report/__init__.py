@@ -1,0 +1,1 @@
+"""What does a person see of a run? Tables on a terminal."""

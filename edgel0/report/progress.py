@@ -1,0 +1,79 @@
+"""What does a person see while a recipe trains? One bar per phase on a terminal, one line per epoch in a log."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from edgel0.quantities import format_count
+from edgel0.training import Tick
+
+
+class Watch:
+    """A context manager that shows ticks of training and words about what comes after it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = console.is_terminal
+        self.progress = Progress(
+            TextColumn("{task.description:7}"),
+            BarColumn(bar_width=14),
+            TextColumn("{task.fields[words]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not self.live,
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Watch:
+        """Start drawing."""
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing; what was drawn stays."""
+        self.progress.stop()
+
+    def tick(self, tick: Tick) -> None:
+        """Show where training is."""
+        if self.live:
+            if tick.phase not in self.tasks:
+                self.tasks[tick.phase] = self.progress.add_task(tick.phase, total=tick.epochs, words="")
+            done = tick.epoch - 1 + tick.done
+            self.progress.update(self.tasks[tick.phase], completed=done, words=words(tick))
+        elif tick.accuracy is not None:
+            self.console.print(f"{tick.phase:7} {tick.epoch:>3}/{tick.epochs:<3} {words(tick)}", soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Show what is being done now."""
+        if self.live:
+            if "say" not in self.tasks:
+                self.tasks["say"] = self.progress.add_task("then", total=None, words="")
+            self.progress.update(self.tasks["say"], words=text)
+        else:
+            self.console.print(text, soft_wrap=True)
+
+
+def words(tick: Tick) -> str:
+    """Loss, accuracy, expected cost against target, multiplier and open units, as far as they are known."""
+    parts = [f"loss {tick.loss:.3f}"]
+    if tick.accuracy is not None:
+        parts.append(f"acc {tick.accuracy:.2%}")
+    for metric, cost in tick.cost.items():
+        parts.append(f"{metric} {_short(cost)}/{_short(tick.target[metric])}")
+        if tick.multiplier.get(metric):
+            parts.append(f"λ {tick.multiplier[metric]:.2f}")
+    if tick.open_units is not None:
+        parts.append(f"open {tick.open_units}/{tick.units}")
+    return " ".join(parts)
+
+
+def _short(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return format_count(round(value))
