@@ -58,8 +58,11 @@ def one(recipe: Recipe, data: Data, options: Any) -> dict[str, Any]:
     def show(tick: Tick) -> None:
         if tick.accuracy is not None and not options.quiet:
             seconds = time.perf_counter() - began
-            print(f"# {seconds:5.0f} s {tick.phase} {tick.epoch}/{tick.epochs} loss {tick.loss:.4f} error "
-                  f"{1 - tick.accuracy:.2%} macs {tick.cost.get('macs', 0):,.0f}", flush=True)
+            print(
+                f"# {seconds:5.0f} s {tick.phase} {tick.epoch}/{tick.epochs} loss {tick.loss:.4f} error "
+                f"{1 - tick.accuracy:.2%} macs {tick.cost.get('macs', 0):,.0f}",
+                flush=True,
+            )
 
     with tempfile.TemporaryDirectory() as work:
         trained = train(recipe, model, data, Path(work), show)
@@ -90,15 +93,26 @@ def table(rows: list[dict[str, Any]]) -> Table:
         out.add_column(name, justify="right")
     for row in rows:
         out.add_row(
-            str(row["seed"]), row["architecture"], f"{row['macs']:,}", f"{row['params']:,}", f"{row['error']:.2%}",
-            f"{row['dense_error']:.2%}", f"{row['seconds'] / 60:.1f}",
+            str(row["seed"]),
+            row["architecture"],
+            f"{row['macs']:,}",
+            f"{row['params']:,}",
+            f"{row['error']:.2%}",
+            f"{row['dense_error']:.2%}",
+            f"{row['seconds'] / 60:.1f}",
         )
     errors = [row["error"] for row in rows]
     out.add_section()
-    out.add_row("mean", "", f"{sum(r['macs'] for r in rows) / len(rows):,.0f}",
-                f"{sum(r['params'] for r in rows) / len(rows):,.0f}", f"{sum(errors) / len(errors):.2%}")
-    out.add_row("worst", "", f"{max(r['macs'] for r in rows):,}", f"{max(r['params'] for r in rows):,}",
-                f"{max(errors):.2%}")
+    out.add_row(
+        "mean",
+        "",
+        f"{sum(r['macs'] for r in rows) / len(rows):,.0f}",
+        f"{sum(r['params'] for r in rows) / len(rows):,.0f}",
+        f"{sum(errors) / len(errors):.2%}",
+    )
+    out.add_row(
+        "worst", "", f"{max(r['macs'] for r in rows):,}", f"{max(r['params'] for r in rows):,}", f"{max(errors):.2%}"
+    )
     return out
 
 

@@ -1,4 +1,4 @@
-"""How does training end at a size instead of at a λ? Limits as constraints on the expected cost, one multiplier each."""
+"""How does training end at a size, not at some λ? Limits as constraints on the expected cost, one multiplier each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgel0.cost import Sum, sums
 from edgel0.errors import BudgetError
 from edgel0.gates import LIMIT, Gates
 from edgel0.quantities import Share, format_bytes, format_count, parse_limit
-from edgel0.reaching import smallest
+from edgel0.reaching import connected, smallest, tidy
 from edgel0.types import Coupling
 
 METRICS = {"macs": "count", "params": "count", "weight_bytes": "bytes"}
@@ -48,14 +48,22 @@ class Limits:
         for metric, value in wanted.items():
             limit = parse_limit(value, METRICS[metric])  # type: ignore[arg-type]
             self.maximum[metric] = self.dense[metric] * limit if isinstance(limit, Share) else float(limit)
-        floor = self.cost(smallest(coupling))
+        masks = {metric: least(coupling, total) for metric, total in self.costs.items()}
         for metric, maximum in self.maximum.items():
-            if floor[metric] > maximum:
+            floor = self.cost(masks[metric])[metric]
+            if floor > maximum:
                 raise BudgetError(
                     f"the limit of {_say(metric, maximum)} cannot be reached: the smallest network that still connects "
-                    f"this model's inputs to its outputs has {_say(metric, floor[metric])} (dense: "
-                    f"{_say(metric, self.dense[metric])}). Raise the limit to at least {floor[metric]:.0f}."
+                    f"this model's inputs to its outputs has {_say(metric, floor)} (dense: "
+                    f"{_say(metric, self.dense[metric])}). Raise the limit to at least {floor:.0f}."
                 )
+        fitting = [mask for mask in masks.values() if self.fits(mask)]
+        if not fitting:
+            raise BudgetError(
+                f"the limits {self.maximum} can be reached one by one, but not together: the smallest networks cost "
+                f"{', '.join(str(self.cost(mask)) for mask in masks.values())}. Raise one of them."
+            )
+        self.smallest = fitting[0]
 
     def cost(self, opened: np.ndarray) -> dict[str, float]:
         """Cost per metric of a mask ``(units + 1,)``."""
@@ -65,6 +73,31 @@ class Limits:
     def fits(self, opened: np.ndarray) -> bool:
         """Tell whether a mask is within every limit."""
         return all(cost <= self.maximum[metric] for metric, cost in self.cost(opened).items())
+
+
+def least(coupling: Coupling, total: Sum) -> np.ndarray:
+    """Return the mask of least cost that keeps every output connected, as far as closing the costliest first finds it.
+
+    Units that lie in the same places are alike: one of each kind is tried, the one whose loss saves most first.
+    """
+
+    def cost(opened: np.ndarray) -> float:
+        return float(total(torch.from_numpy(opened).double()))
+
+    live = [labels for outputs in coupling.activations.values() for labels in outputs if labels is not None]
+    fixed = [labels for cuts in coupling.tensors.values() for labels in cuts]
+    places = {labels.units.tobytes(): labels.units for labels in (*live, *fixed)}
+    count = coupling.units + 1
+    if not coupling.units:
+        return np.ones(1, bool)
+    _, kinds = np.unique([np.bincount(u, minlength=count) for u in places.values()], axis=1, return_index=True)
+    opened = np.isin(np.arange(count), [0, *kinds])
+    without = {int(unit): tidy(coupling, opened & (np.arange(count) != unit)) for unit in kinds if unit}
+    for unit in sorted(without, key=lambda unit: cost(without[unit])):
+        fewer = tidy(coupling, opened & (np.arange(count) != unit))
+        if connected(coupling, fewer):
+            opened = fewer
+    return min(opened, smallest(coupling), key=lambda mask: cost(mask) if connected(coupling, mask) else math.inf)
 
 
 def _say(metric: str, value: float) -> str:
@@ -93,8 +126,11 @@ class Budget:
         rate: float | None = None,
     ) -> None:
         self.limits = Limits(gates.coupling, macs=macs, params=params, size=size)
-        if steps < 1 or not 0 <= warmup <= 1:
-            raise BudgetError(f"steps is {steps!r} and warmup {warmup!r}; steps >= 1 and 0 <= warmup <= 1 are needed.")
+        if not steps >= 1 or not 0 <= warmup <= 1 or (rate is not None and not 0 < rate < math.inf):
+            raise BudgetError(
+                f"steps is {steps!r}, warmup {warmup!r} and rate {rate!r}; steps >= 1, 0 <= warmup <= 1 and a "
+                "finite rate > 0 are needed."
+            )
         self.gates = gates
         self.steps, self.warmup = steps, warmup
         self.rate = min(max(100 / steps, 0.005), 0.5) if rate is None else rate
@@ -110,7 +146,7 @@ class Budget:
         return {m: d + done * (min(self.limits.maximum[m], d) - d) for m, d in self.limits.dense.items()}
 
     def expected(self) -> dict[str, Tensor]:
-        """Expected cost of each limited metric under P(z != 0), differentiable."""
+        """Return the expected cost of each limited metric under P(z != 0), differentiable."""
         probability = self.gates.probability()
         alive = torch.cat([probability.new_ones(1), probability]).double()
         return {metric: total(alive) for metric, total in self._costs.items()}
@@ -128,16 +164,17 @@ class Budget:
 
     def step(self) -> None:
         """Move multipliers and target by one step, and keep ``log_alpha`` within its range."""
-        self.at += 1
         for metric, violation in self._violations.items():
             if not math.isfinite(violation):
                 raise BudgetError(f"the expected {metric} is {violation}; the gates hold values that are not numbers.")
+        self.at += 1
+        for metric, violation in self._violations.items():
             self.multipliers[metric] = self.multipliers[metric] + self.rate * violation if violation > 0 else 0.0
         with torch.no_grad():
             self.gates.log_alpha.clamp_(-LIMIT, LIMIT)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the model's and the optimizer's state."""
+        """Return what a checkpoint needs beside the model's and the optimizer's state."""
         return {"at": self.at, "multipliers": dict(self.multipliers), "violations": dict(self._violations)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

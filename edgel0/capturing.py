@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
+import operator
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.fx import Graph, Node
+from torch.export.graph_signature import OutputKind
+from torch.fx import Graph, GraphModule, Node
 
 from edgel0.errors import TraceError, UsageError
 
@@ -70,7 +74,7 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
     with evaluating(model):
         try:
             with torch.no_grad():
-                model(*args, **kwargs)
+                model(*_copies(args), **_copies(kwargs))
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise UsageError(
                 f"{type(model).__name__} does not run on the example input ({_shapes(args, kwargs)}): {_first(error)}. "
@@ -79,17 +83,51 @@ def capture(model: nn.Module, example: Example) -> ExportedProgram:
         try:
             with warnings.catch_warnings():  # export warns of its own internals, which nobody can act upon
                 warnings.simplefilter("ignore")
-                program = torch.export.export(model, args, kwargs, strict=False)
-                functionalize_(program.graph)
-                if any(getattr(getattr(n.target, "_schema", None), "is_mutable", False) for n in program.graph.nodes):
-                    program = program.run_decompositions({})  # writes through views: slower, but all of them
+                program = _plain(torch.export.export(model, args, kwargs, strict=False))
+                _only_results_(program)
+                program.graph.eliminate_dead_code()  # what reaches no output pins nothing
         except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, NotImplementedError) as error:
             raise TraceError(
                 f"torch.export cannot capture {type(model).__name__}: {_first(error)} {_user_line(error)}"
                 "Make the forward depend on shapes, not on values (torch.where or torch.cond for a branch), then trace "
                 "again."
             ) from error
+    _no_state(model, program)
     return program
+
+
+def _copies(given: Any) -> Any:
+    """Copy the tensors of a structure: a forward may write to its inputs."""
+    return torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, given)
+
+
+def _plain(program: ExportedProgram) -> ExportedProgram:
+    """Make a program one flat graph of functional operators, as far as there are such."""
+    inline_(program.graph_module)
+    static_(program.graph)
+    functionalize_(program.graph)
+    if any(_mutable(node) or node.target is _EINSUM for node in program.graph.nodes):
+        # Slower, but it takes care of all writes through views.
+        program = program.run_decompositions({_EINSUM: torch.export.default_decompositions()[_EINSUM]})
+        static_(program.graph)
+    return program
+
+
+def _only_results_(program: ExportedProgram) -> None:
+    """Leave out what the forward writes to its own inputs: it is no result."""
+    output, specs = program.graph.output_node(), program.graph_signature.output_specs
+    kept = [i for i, spec in enumerate(specs) if spec.kind is not OutputKind.USER_INPUT_MUTATION]
+    output.args = (tuple(output.args[0][i] for i in kept),)
+    specs[:] = [specs[i] for i in kept]
+
+
+def _no_state(model: nn.Module, program: ExportedProgram) -> None:
+    for spec in program.graph_signature.output_specs:
+        if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+            raise TraceError(
+                f"the forward of {type(model).__name__} writes to {spec.target!r} in eval mode; a network without "
+                "state was expected. Write to it under `if self.training:` only, or return it as an output."
+            )
 
 
 def _same_device(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -123,14 +161,16 @@ def _first(error: BaseException) -> str:
 
 
 def _user_line(error: BaseException) -> str:
-    """The innermost line of the user's code in a traceback, quoted."""
+    """Quote the innermost line of the user's code in a traceback."""
     found = ""
     frame = error.__traceback__
     while frame is not None:
         code = frame.tb_frame.f_code
-        if "/torch/" not in code.co_filename and "/edgel0/" not in code.co_filename and not code.co_filename.startswith("<"):
-            import linecache
-
+        if (
+            "/torch/" not in code.co_filename
+            and "/edgel0/" not in code.co_filename
+            and not code.co_filename.startswith("<")
+        ):
             text = linecache.getline(code.co_filename, frame.tb_lineno).strip()
             found = f"The line is {code.co_filename}:{frame.tb_lineno}: `{text}`. "
         frame = frame.tb_next
@@ -138,41 +178,112 @@ def _user_line(error: BaseException) -> str:
 
 
 def is_view(node: Any) -> bool:
-    """Tell whether a node's output shares memory with its first argument."""
-    schema = getattr(getattr(node, "target", None), "_schema", None)
-    if schema is None:
+    """Tell whether a node's output shares memory with its first argument, or may do so."""
+    if node.target is operator.getitem:
+        return is_view(node.args[0])
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not node.args or not isinstance(node.args[0], Node):
         return False
+    if schema.name in _IDENTITIES:
+        return True
     return not schema.is_mutable and any(r.alias_info is not None for r in schema.returns)
+
+
+_IDENTITIES = {"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout"}
+_EINSUM = aten.einsum.default
+
+
+def _mutable(node: Node) -> bool:
+    return bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))
+
+
+def inline_(module: GraphModule) -> None:
+    """Put the bodies of ``torch.no_grad()`` and of disabled ``autocast`` regions where they are called."""
+    for node in list(module.graph.nodes):
+        name = getattr(node.target, "__name__", "")
+        if name == "wrap_with_set_grad_enabled":
+            body, given = node.args[1], node.args[2:]
+        elif name == "wrap_with_autocast" and node.args[2] is False:
+            body, given = node.args[4], node.args[5:]
+        else:
+            continue
+        inner: Any = module.get_submodule(body.target)
+        inline_(inner)
+        places = dict(zip((n for n in inner.graph.nodes if n.op == "placeholder"), given, strict=True))
+        with module.graph.inserting_before(node):
+            results: Any = module.graph.graph_copy(inner.graph, places)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+        if not body.users:
+            module.graph.erase_node(body)
+    module.recompile()
+
+
+_SHAPED_AS = {aten.view_as: aten.reshape, aten.reshape_as: aten.reshape, aten.expand_as: aten.expand}
+_FILLED = {
+    aten.empty_like: 0,
+    aten.zeros_like: 0,
+    aten.ones_like: 1,
+    aten.new_empty: 0,
+    aten.new_zeros: 0,
+    aten.new_ones: 1,
+    aten.full_like: None,
+    aten.new_full: None,
+}
+
+
+def static_(graph: Graph) -> None:
+    """Take shapes and types of other tensors as the numbers that they are, and drop checks of them."""
+    for node in list(graph.nodes):
+        packet, value = getattr(node.target, "overloadpacket", None), node.meta.get("val")
+        if packet in _SHAPED_AS:
+            node.target, node.args = _SHAPED_AS[packet].default, (node.args[0], list(value.shape))
+        elif packet is aten.type_as or node.target is aten.to.other:
+            node.target, node.args, node.kwargs = aten.to.dtype, (node.args[0], value.dtype), {}
+        elif packet in _FILLED:
+            given = node.kwargs.get("fill_value", node.args[-1])
+            fill = given if _FILLED[packet] is None else _FILLED[packet]
+            node.target, node.args = aten.full.default, (list(value.shape), fill)
+            node.kwargs = {"dtype": value.dtype, "device": value.device}
+        elif node.op == "call_function" and not node.users and _checks(node):
+            graph.erase_node(node)
+
+
+def _checks(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and not schema.returns and not schema.is_mutable
+
+
+def _after(order: dict[Node, int], here: int, user: Node) -> bool:
+    return order[user] > here
 
 
 def functionalize_(graph: Graph) -> None:
     """Replace in-place operators by their functional forms, where no other view of the same memory is used later."""
     order = {node: i for i, node in enumerate(graph.nodes)}
 
-    def used_after(node: Node, here: int, but: Node) -> bool:
-        return any(order[u] > here and u is not but for u in node.users)
+    def root(node: Any) -> Any:
+        while is_view(node) or _mutable(node):
+            node = node.args[0]
+        return node
 
     for node in list(graph.nodes):
-        schema = getattr(node.target, "_schema", None)
-        if node.op != "call_function" or schema is None or not schema.is_mutable or not node.args:
+        if not _mutable(node) or not node.args or not isinstance(node.args[0], Node):
             continue
+        base, here, schema = node.args[0], order[node], node.target._schema
         name, overload = schema.name.removeprefix("aten::"), schema.overload_name or "default"
         functional = getattr(getattr(aten, name.removesuffix("_"), None), overload, None)
-        base, here = node.args[0], order[node]
-        if functional is None or not name.endswith("_") or not isinstance(base, Node) or base.op == "placeholder":
-            continue
-        shared = is_view(base) and isinstance(base.args[0], Node) and used_after(base.args[0], here, base)
-        views = any(is_view(u) and order[u] < here and used_after(u, here, node) for u in base.users)
-        if shared or views or _grown(base):
+        memory = root(base)
+        shared = any(
+            order[user] > here
+            for other in graph.nodes
+            if other is not base and other is not node and root(other) is memory
+            for user in other.users
+        )
+        kinds = {n.meta["val"].dtype for n in node.all_input_nodes} - {torch.bool, base.meta["val"].dtype}
+        if functional is None or not name.endswith("_") or memory.op == "placeholder" or shared or kinds:
             continue
         node.target = functional
-        base.replace_all_uses_with(node, delete_user_cb=lambda user, at=here: order[user] > at)
-
-
-def _grown(base: Node) -> bool:
-    """Tell whether writing to ``base`` may write to memory that something above it still owns."""
-    while is_view(base) and base.args and isinstance(base.args[0], Node):
-        base = base.args[0]
-        if base.op == "placeholder" or len(base.users) > 1:
-            return True
-    return False
+        base.replace_all_uses_with(node, delete_user_cb=partial(_after, order, here))

@@ -30,9 +30,9 @@ INTERRUPTED = 130
 
 
 def _console(stderr: bool = False) -> Console:
-    """A console that never wraps below 80 columns when its output goes to a file."""
+    """Make a console, of 80 columns when its output goes to a file, that prints names as they are."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if terminal else 80)
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else 80)
 
 
 def _version(asked: bool) -> None:
@@ -43,7 +43,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Give every verb the same root."""
 
@@ -81,20 +83,19 @@ def run(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="PATH:OBJECT", help="my_model.py:build, or module:function.")],
-    input: Annotated[list[str] | None, typer.Option(help="Shape of an input, 1x3x224x224; repeat for several.")] = None,  # noqa: A002
+    model: Annotated[str, typer.Argument(metavar="PATH:OBJECT", help="my_model.py:build, or module:object.")],
+    input: Annotated[list[str] | None, typer.Option(help="Shape of an input, 1x3x224x224; repeat for several.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what can be removed from a model, what is pinned, and why."""
     from edgel0.errors import need
 
     need("torch", "train")
-    from edgel0.inspecting import examine, example_of
-    from edgel0.recipe import load_function
+    from edgel0.inspecting import examine, example_of, model_of
     from edgel0.report.text import inspection
 
-    built = load_function(model, Path.cwd())()
-    found = examine(built, example_of([_shape(text) for text in input or ["1x3x224x224"]]))
+    example = example_of([_shape(text) for text in input or ["1x3x224x224"]])
+    found = examine(model_of(model, Path()), example)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -102,7 +103,7 @@ def inspect(
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"\d+(x\d+)*", text):
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text, re.ASCII):
         raise UsageError(f"--input {text!r} is no shape; write sizes joined by x, as in 1x3x224x224.")
     return tuple(int(n) for n in text.split("x"))
 
@@ -147,7 +148,10 @@ def profile(
     console = _console(stderr=as_json)
     with console.status("measuring") as status:
         rows = measure(
-            files, threads=threads, num_runs=num_runs, min_secs=min_secs,
+            files,
+            threads=threads,
+            num_runs=num_runs,
+            min_secs=min_secs,
             progress=lambda what, done: status.update(f"{what} {done:.0%}"),
         )
     if as_json:
@@ -158,8 +162,10 @@ def profile(
 
 @app.command()
 def check(
-    config: Annotated[Path | None, typer.Argument(help="TOML with [[budget]]; default edgel0.toml or pyproject.toml.")] = None,
-    format: Annotated[str, typer.Option(help="text or json.")] = "text",  # noqa: A002
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML with [[budget]]; default edgel0.toml or pyproject.toml.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="text or json.")] = "text",
 ) -> None:
     """Compare artefacts with their budgets; exit with 1 when one is exceeded."""
     from edgel0.checks.config import find_config, read_limits
@@ -184,10 +190,13 @@ def check(
 def main() -> None:
     """Run the command line; a known failure is one paragraph on stderr and its exit code."""
     try:
-        app()
+        app(prog_name="edgel0")
     except EdgeL0Error as error:
-        _console(stderr=True).print(f"edgel0: {error}", style="red", markup=False, soft_wrap=True)
+        _console(stderr=True).print(f"edgel0: {error}", style="red", soft_wrap=True)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        _console(stderr=True).print("edgel0: interrupted; a run goes on from its last checkpoint when started again.")
+    except (KeyboardInterrupt, SystemExit) as end:  # typer turns an interrupt within a verb into its exit code
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        text = "edgel0: interrupted; a run goes on from its last checkpoint when started again."
+        _console(stderr=True).print(text, soft_wrap=True)
         raise SystemExit(INTERRUPTED) from None

@@ -75,32 +75,31 @@ class Counter:
         return Product(int(np.prod(shape, dtype=np.int64)), tuple(axes))
 
 
-MacRule = Callable[[Counter, Node, Any], Product]
+MacRule = Callable[[Counter, Node, Any], tuple[Product, ...]]
 
 
-def convolution(live: Counter, node: Node, a: Any) -> Product:
+def convolution(live: Counter, node: Node, a: Any) -> tuple[Product, ...]:
     """Each output element contracts one kernel over the input channels of its group."""
     kernel = int(np.prod(a.weight.meta["val"].shape[2:], dtype=np.int64))
-    if "transpose" not in str(node.target):
-        return live.elements(node).times(live.axis(a.weight, 1, node)).times(Product(kernel))
-    return live.elements(a.input).times(live.axis(a.weight, 1, node)).times(Product(kernel))
+    transposed = "transpose" in str(node.target) or getattr(a, "transposed", False)
+    return (live.elements(a.input if transposed else node).times(live.axis(a.weight, 1, node)).times(Product(kernel)),)
 
 
-def linear(live: Counter, node: Node, a: Any) -> Product:
+def linear(live: Counter, node: Node, a: Any) -> tuple[Product, ...]:
     """Each output element contracts the input's last axis."""
-    return live.elements(node).times(live.axis(a.weight, 1, node))
+    return (live.elements(node).times(live.axis(a.weight, 1, node)),)
 
 
-def product(live: Counter, node: Node, a: Any) -> Product:
+def product(live: Counter, node: Node, a: Any) -> tuple[Product, ...]:
     """Each output element contracts the last axis of the first matrix."""
     first = [v for v in vars(a).values() if isinstance(v, Node)][-2]
-    return live.elements(node).times(live.axis(first, -1, node))
+    return (live.elements(node).times(live.axis(first, -1, node)),)
 
 
-def attention(live: Counter, node: Node, a: Any) -> Product:
-    """Scores contract the head's width, results the keys; counted together per output element."""
-    keys, width, out = a.key.meta["val"].shape[-2], a.query.meta["val"].shape[-1], node.meta["val"].shape[-1]
-    return live.elements(node).times(Product(keys * (width + out) / out))
+def attention(live: Counter, node: Node, a: Any) -> tuple[Product, ...]:
+    """Each query's scores contract the head's width, each output element the keys."""
+    keys = Product(int(a.key.meta["val"].shape[-2]))
+    return live.elements(a.query).times(keys), live.elements(node).times(keys)
 
 
 COST: dict[Any, MacRule] = {
@@ -110,6 +109,7 @@ COST: dict[Any, MacRule] = {
     aten.conv_transpose1d: convolution,
     aten.conv_transpose2d: convolution,
     aten.conv_transpose3d: convolution,
+    aten.convolution: convolution,
     aten.linear: linear,
     aten.addmm: product,
     aten.baddbmm: product,
@@ -124,8 +124,8 @@ COST: dict[Any, MacRule] = {
 class Sum:
     """A sum of products over live counts, ready to be evaluated on many masks or probabilities.
 
-    ``units`` and ``rows`` list (unit, row) pairs: row ``r`` is the live count of one axis. ``factors`` holds the rows of
-    each product, filled up with the last row, which is always 1.
+    ``units`` and ``rows`` list (unit, row) pairs: row ``r`` is the live count of one axis. ``factors`` holds the rows
+    of each product, filled up with the last row, which is always 1.
     """
 
     units: torch.Tensor
@@ -135,7 +135,7 @@ class Sum:
     factors: torch.Tensor
 
     def __call__(self, alive: torch.Tensor) -> torch.Tensor:
-        """Evaluate for ``alive`` of shape ``(units + 1,)``: 1 or 0 per unit, or P(z != 0); entry 0 is the pinned rest."""
+        """Evaluate for ``alive`` of shape ``(units + 1,)``: 1 or 0 per unit, or P(z != 0); entry 0 is the pinned."""
         counts = alive.new_zeros(self.height).index_add(0, self.rows, alive[self.units])
         counts = torch.cat([counts, counts.new_ones(1)])
         return (self.scales.to(alive.dtype) * counts[self.factors].prod(1)).sum()
@@ -168,12 +168,14 @@ def compile_sum(products: Sequence[Product]) -> Sum:
     )
 
 
-def macs(coupling: Coupling, table: Mapping[Any, MacRule] = COST) -> dict[str, Product]:
+def macs(coupling: Coupling, table: Mapping[Any, MacRule] = COST) -> dict[str, tuple[Product, ...]]:
     """Multiply-accumulates per node that has any, as products of live counts."""
     return _macs(coupling.program, Counter(coupling), table)
 
 
-def _macs(program: ExportedProgram, live: Counter, table: Mapping[Any, MacRule] = COST) -> dict[str, Product]:
+def _macs(
+    program: ExportedProgram, live: Counter, table: Mapping[Any, MacRule] = COST
+) -> dict[str, tuple[Product, ...]]:
     found = {}
     for node in program.graph.nodes:
         rule = table.get(node.target) or table.get(getattr(node.target, "overloadpacket", None))
@@ -201,10 +203,10 @@ def _weights(program: ExportedProgram, live: Counter) -> dict[str, tuple[Product
 
 
 def sums(coupling: Coupling) -> dict[str, Sum]:
-    """The costs that a budget can limit, by metric: ``macs``, ``params``, ``weight_bytes``."""
+    """Return the costs that a budget can limit, by metric: ``macs``, ``params``, ``weight_bytes``."""
     owned = weights(coupling).values()
     return {
-        "macs": compile_sum(list(macs(coupling).values())),
+        "macs": compile_sum([product for products in macs(coupling).values() for product in products]),
         "params": compile_sum([elements for elements, _, learns in owned if learns]),
         "weight_bytes": compile_sum([elements.times(Product(size)) for elements, size, _ in owned]),
     }
@@ -226,7 +228,7 @@ def program_cost(program: ExportedProgram) -> Cost:
     live = Counter(None)
     owned = _weights(program, live).values()
     return Cost(
-        macs=round(sum(p.scale for p in _macs(program, live).values())),
+        macs=round(sum(p.scale for products in _macs(program, live).values() for p in products)),
         params=round(sum(p.scale for p, _, learns in owned if learns)),
         weight_bytes=round(sum(p.scale * size for p, size, _ in owned)),
         activation_bytes=peak_bytes(program, live, np.ones(1, bool)),

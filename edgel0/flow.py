@@ -29,8 +29,8 @@ aten = torch.ops.aten
 class Constant:
     """A tensor that depends on no input of the model.
 
-    ``parameter`` names the parameter or buffer that it is, if it is one as it stands or with its axes permuted; axis
-    ``i`` is then axis ``order[i]`` of that parameter.
+    ``parameter`` names the parameter or buffer that it is, if it is one as it stands or with its axes permuted and
+    axes of size 1 added or dropped; axis ``i`` is then axis ``order[i]`` of that parameter (-1: of size 1).
     """
 
     shape: tuple[int, ...]
@@ -147,6 +147,11 @@ def along_axis(walk: Walk, node: Node, a: Any) -> Value:
     return _like(node, lambda shape: Labelled(shape, x.labels))
 
 
+def triangle(walk: Walk, node: Node, a: Any) -> Value:
+    """Zero one side of the diagonal: where an element stands along the last two axes decides."""
+    return walk.pin(node, a.self, "cut along a diagonal across units", range(len(a.self.shape) - 2, len(a.self.shape)))
+
+
 def spatial(walk: Walk, node: Node, a: Any) -> Value:
     """Pooling, resizing, reflection: the last positions meet, channels do not."""
     x = operands(a, Labelled)[0]
@@ -154,11 +159,6 @@ def spatial(walk: Walk, node: Node, a: Any) -> Value:
     count = int(digits.group(1)) if digits else len(x.shape) - 2
     x = walk.pin(node, x, "pooled or resized across units", range(len(x.shape) - count, len(x.shape)))
     return _like(node, lambda shape: Labelled(shape, x.labels))
-
-
-def fresh_constant(walk: Walk, node: Node, a: Any) -> Value:
-    """Make a tensor whose values depend on no input, whatever its shape was taken from."""
-    return Constant(shape_of(node), node)
 
 
 def unknown(walk: Walk, node: Node, a: Any) -> Value:
@@ -191,35 +191,58 @@ def cat(walk: Walk, node: Node, a: Any) -> Value:
     """Lay labels side by side. Constants take the others' labels where those agree, and free ones elsewhere."""
     shape = shape_of(node)
     parts = [t for t in a.tensors if tuple(t.shape) != (0,)]
-    dim = a.dim % len(shape)
-    live = [walk.units.settle(t) for t in parts if isinstance(t, Labelled)]
-    if all(t.labels.shape[dim] == 1 and np.array_equal(t.labels, live[0].labels) for t in live):
-        for part in parts:
-            if isinstance(part, Constant):
-                walk.follow(node, part, Labelled(part.shape, live[0].labels))
-        return Labelled(shape, live[0].labels)
-    wide = np.broadcast_shapes(*(t.labels.shape[:dim] + (1,) + t.labels.shape[dim + 1 :] for t in live))
-    rows = []
-    for part in parts:
-        size = part.shape[dim]
-        if isinstance(part, Constant):
-            labels = _axis_shape(walk.units.fresh(size), dim, len(shape))
-            walk.follow(node, part, Labelled(part.shape, labels))
-        else:
-            labels = walk.units.find(part.labels)
-        rows.append(np.broadcast_to(labels, wide[:dim] + (size,) + wide[dim + 1 :]))
-    return walk.units.settle(Labelled(shape, np.concatenate(rows, dim)))
+    return _side_by_side(walk, node, parts, [t.shape for t in parts], a.dim % len(shape))
 
 
 def stack(walk: Walk, node: Node, a: Any) -> Value:
     """Concatenate along a new axis."""
-    shape = shape_of(node)
-    dim = a.dim % len(shape)
-    if operands(a, Constant):
-        return unknown(walk, node, a)
-    rows = [np.expand_dims(walk.units.find(t.labels), dim) for t in a.tensors]
-    wide = np.broadcast_shapes(*(row.shape for row in rows))
-    return walk.units.settle(Labelled(shape, np.concatenate([np.broadcast_to(row, wide) for row in rows], dim)))
+    shape = list(shape_of(node))
+    shape[a.dim] = 1
+    return _side_by_side(walk, node, a.tensors, [tuple(shape)] * len(a.tensors), a.dim % len(shape))
+
+
+def _side_by_side(walk: Walk, node: Node, parts: Any, shapes: Sequence[tuple[int, ...]], dim: int) -> Labelled:
+    units, shape = walk.units, shape_of(node)
+    labels = [
+        units.reshape(units.settle(part), wanted).labels if isinstance(part, Labelled) else None
+        for part, wanted in zip(parts, shapes, strict=True)
+    ]
+    live = [each for each in labels if each is not None]
+    wide = np.broadcast_shapes(*((*each.shape[:dim], 1, *each.shape[dim + 1 :]) for each in live))
+    alike = all(each.shape[dim] == 1 and np.array_equal(each, live[0]) for each in live)
+    rows = []
+    for part, each, size in zip(parts, labels, (s[dim] for s in shapes), strict=True):
+        row = live[0] if alike else each if each is not None else _axis_shape(units.fresh(size), dim, len(shape))
+        if each is None:
+            region = row if len(part.shape) == len(shape) else row.squeeze(dim)
+            walk.follow(node, part, Labelled(part.shape, region))
+        rows.append(np.broadcast_to(row, (*wide[:dim], size, *wide[dim + 1 :])))
+    return units.settle(Labelled(shape, live[0] if alike else np.concatenate(rows, dim)))
+
+
+def scatter(walk: Walk, node: Node, a: Any) -> Value:
+    """Write one tensor over a part of another: labels of what is written and of what it replaces become one."""
+    units, dim = walk.units, a.dim % len(shape_of(node))
+    if isinstance(a.self, Labelled):
+        labels = units.lift(units.settle(a.self))
+    else:  # as in concatenation: as what is written where that does not vary along the axis, free elsewhere
+        like = units.settle(a.src).labels
+        around = np.expand_dims(like, dim) if hasattr(a, "index") else like
+        if around.shape[dim] > 1:
+            around = _axis_shape(units.fresh(a.self.shape[dim]), dim, around.ndim)
+        labels = units.lift(Labelled(a.self.shape, around))
+        walk.follow(node, a.self, Labelled(a.self.shape, around))
+    part = labels.select(dim, a.index) if hasattr(a, "index") else labels[_range(a, dim)]
+    region = units.lower(part)
+    if isinstance(a.src, Constant):
+        walk.follow(node, a.src, region)
+    else:
+        units.union(region.labels, units.settle(a.src).labels)
+    return units.lower(labels)
+
+
+def _range(a: Any, dim: int) -> tuple[slice, ...]:
+    return (slice(None),) * dim + (slice(a.start, a.end, a.step),)
 
 
 def pad(walk: Walk, node: Node, a: Any) -> Value:
@@ -286,7 +309,7 @@ def linear(walk: Walk, node: Node, a: Any) -> Value:
     """Read the last axis through the weight's columns, write its rows."""
     if isinstance(a.input, Constant) or isinstance(a.weight, Labelled) or isinstance(a.bias, Labelled):
         return unknown(walk, node, a)
-    out = _through(walk, node, a.weight, walk.units.along(a.input, -1), contracted=1)
+    out = _through(walk, node, a.weight, walk.units.along(a.input, -1), contracted=-1)
     if isinstance(a.bias, Constant):
         walk.use(node, a.bias, 0, out)
     shape = shape_of(node)
@@ -294,10 +317,11 @@ def linear(walk: Walk, node: Node, a: Any) -> Value:
 
 
 def _through(walk: Walk, node: Node, matrix: Constant, labels: np.ndarray, contracted: int) -> np.ndarray:
-    """Read along one axis of a constant matrix, write along the other."""
-    walk.read(node, matrix, contracted, labels)
-    out = walk.write(matrix, matrix.shape[1 - contracted])
-    walk.use(node, matrix, 1 - contracted, out)
+    """Read along one of the last two axes (-1 or -2) of a constant matrix, write along the other."""
+    rank, written = len(matrix.shape), -3 - contracted
+    walk.read(node, matrix, rank + contracted, labels)
+    out = walk.write(matrix, matrix.shape[written])
+    walk.use(node, matrix, rank + written, out)
     return out
 
 
@@ -332,19 +356,22 @@ def _product(walk: Walk, node: Node, a: Any, x: Value, y: Value) -> Value:
     shape, rank = shape_of(node), len(shape_of(node))
     if min(len(x.shape), len(y.shape)) < 2:
         return unknown(walk, node, a)
-    if isinstance(y, Constant) and len(y.shape) == 2 and isinstance(x, Labelled):
-        return Labelled(shape, _axis_shape(_through(walk, node, y, walk.units.along(x, -1), 0), -1, rank))
-    if isinstance(x, Constant) and len(x.shape) == len(y.shape) == 2:
-        return Labelled(shape, _axis_shape(_through(walk, node, x, walk.units.along(y, 0), 1), 0, 2))
+    if isinstance(y, Constant) and _single(y):
+        return Labelled(shape, _axis_shape(_through(walk, node, y, walk.units.along(x, -1), -2), -1, rank))
+    if isinstance(x, Constant) and _single(x) and walk.units.settle(y).varying != (len(y.shape) - 1,):
+        return Labelled(shape, _axis_shape(_through(walk, node, x, walk.units.along(y, -2), -1), -2, rank))
     if isinstance(x, Labelled) and isinstance(y, Labelled):
         return _meet(walk.units, _contract(walk, x, -1, rank), _contract(walk, y, -2, rank), shape)
-    # A stack of constant matrices: no gate can stand on it, but what it does not contract passes.
+    # No gate can stand on these constants: what they contract is pinned, everything else passes.
     live, constant, axis = (x, y, -1) if isinstance(x, Labelled) else (y, x, -2)
-    free = len(live.shape) + (-2 if axis == -1 else -1)
-    live = walk.pin(node, live, "multiplied by a stack of constant matrices", [len(live.shape) + axis, free])
+    live = walk.pin(node, live, "multiplied by a stack of constant matrices", [len(live.shape) + axis])
     out = _contract(walk, live, axis, rank)
-    walk.follow(node, constant, Labelled((*shape[:-2], 1, 1), out.labels))
+    walk.follow(node, constant, Labelled((*shape[:-2], 1, 1), out.labels[..., :1, :1]))
     return Labelled(shape, out.labels)
+
+
+def _single(matrix: Constant) -> bool:
+    return set(matrix.shape[:-2]) <= {1}
 
 
 def _contract(walk: Walk, tensor: Labelled, axis: int, rank: int) -> Labelled:
@@ -376,12 +403,14 @@ def attention(walk: Walk, node: Node, a: Any) -> Value:
             units.lower(units.lift(t).repeat_interleave(a.query.shape[-3] // t.shape[-3], -3)) for t in (key, value)
         )
     query = _contract(walk, a.query, -1, rank)
+    if a.is_causal:
+        query = walk.pin(node, query, "a query's place decides what it attends to", [rank - 2])
     key = _contract(walk, _contract(walk, key, -1, rank), -2, rank)
     scores = _meet(units, query, key, (*shape[:-1], 1))
     if isinstance(a.attn_mask, Constant):
         walk.follow(node, a.attn_mask, scores)
     elif isinstance(a.attn_mask, Labelled):
-        walk.pin(node, a.attn_mask, "an attention mask that depends on the input")
+        scores = units.join(scores, _contract(walk, a.attn_mask, -1, rank), scores.shape)
     return _meet(units, scores, _contract(walk, value, -2, rank), shape)
 
 
@@ -433,46 +462,225 @@ def group_norm(walk: Walk, node: Node, a: Any) -> Value:
 
 
 def _rows(rule: Rule, *names: str) -> dict[Any, Rule]:
-    """One row per operator of this torch; a name that it does not have is left out."""
-    return {getattr(aten, name): rule for name in names if hasattr(aten, name)}
+    """One row per operator."""
+    return {getattr(aten, name): rule for name in names}
 
 
 FLOW: dict[Any, Rule] = {
-    # fmt: off
-    **_rows(pointwise,
-        "abs", "acos", "add", "addcdiv", "addcmul", "alias", "asin", "atan", "atan2", "bitwise_and", "bitwise_not",
-        "bitwise_or", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "copy", "cos",
-        "cosh", "detach", "div", "divide", "dropout", "elu", "eq", "erf", "erfc", "exp", "expm1", "feature_dropout",
-        "floor", "floor_divide", "fmod", "ge", "gelu", "gt", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
-        "isfinite", "isinf", "isnan", "le", "leaky_relu", "lerp", "lift_fresh_copy", "log", "log10", "log1p", "log2",
-        "log_sigmoid", "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "masked_fill", "maximum",
-        "minimum", "mish", "mul", "multiply", "ne", "neg", "pow", "reciprocal", "relu", "relu6", "remainder", "round",
-        "rsqrt", "rsub", "selu", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink", "sqrt", "square",
-        "sub", "subtract", "tan", "tanh", "threshold", "to", "tril", "triu", "true_divide", "trunc", "type_as", "where", "xlogy",
-        "_to_copy", "float_power", "nan_to_num", "positive", "rrelu", "hypot", "logaddexp", "alpha_dropout"),
-    **_rows(reshape, "flatten", "reshape", "_reshape_alias", "squeeze", "unflatten", "unsqueeze", "view", "view_as",
-        "reshape_as", "_unsafe_view"),
-    **_rows(expand, "broadcast_to", "expand", "expand_as"),
-    **_rows(move, "channel_shuffle", "chunk", "diagonal", "flip", "movedim", "moveaxis", "narrow", "permute",
-        "pixel_shuffle", "pixel_unshuffle", "repeat", "repeat_interleave", "roll", "rot90", "select", "slice", "split",
-        "split_with_sizes", "swapaxes", "swapdims", "t", "tensor_split", "tile", "transpose", "unbind", "unfold", "unsafe_chunk", "unsafe_split", "mT", "numpy_T"),
-    **_rows(reduce, "all", "amax", "amin", "any", "argmax", "argmin", "linalg_vector_norm", "logsumexp", "max", "mean",
-        "median", "min", "norm", "prod", "std", "std_mean", "sum", "var", "var_mean", "count_nonzero"),
-    **_rows(along_axis, "_log_softmax", "_softmax", "argsort", "cumprod", "cumsum", "log_softmax", "softmax",
-        "softmin", "sort"),
-    **_rows(spatial, "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d",
-        "adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool2d",
-        "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "max_pool3d", "reflection_pad1d", "reflection_pad2d",
-        "replication_pad1d", "replication_pad2d", "upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d",
-        "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d",
-        "_upsample_nearest_exact2d", "_adaptive_avg_pool2d"),
-    **_rows(fresh_constant, "full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"),
-    **_rows(convolution, "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-        "convolution"),
+    **_rows(
+        pointwise,
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "addcdiv",
+        "addcmul",
+        "alias",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "bitwise_and",
+        "bitwise_not",
+        "bitwise_or",
+        "ceil",
+        "celu",
+        "clamp",
+        "clamp_max",
+        "clamp_min",
+        "clip",
+        "clone",
+        "contiguous",
+        "copy",
+        "cos",
+        "cosh",
+        "detach",
+        "div",
+        "divide",
+        "dropout",
+        "elu",
+        "eq",
+        "erf",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "feature_dropout",
+        "floor",
+        "floor_divide",
+        "fmax",
+        "fmin",
+        "fmod",
+        "frac",
+        "ge",
+        "gelu",
+        "gt",
+        "hardshrink",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "isfinite",
+        "isinf",
+        "isnan",
+        "le",
+        "leaky_relu",
+        "lerp",
+        "log",
+        "log10",
+        "log1p",
+        "log2",
+        "log_sigmoid",
+        "logit",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "logical_xor",
+        "lt",
+        "masked_fill",
+        "maximum",
+        "minimum",
+        "mish",
+        "mul",
+        "multiply",
+        "ne",
+        "neg",
+        "pow",
+        "reciprocal",
+        "relu",
+        "relu6",
+        "remainder",
+        "round",
+        "rsqrt",
+        "rsub",
+        "selu",
+        "sigmoid",
+        "sign",
+        "silu",
+        "sin",
+        "sinh",
+        "softplus",
+        "softshrink",
+        "sqrt",
+        "square",
+        "sub",
+        "subtract",
+        "tan",
+        "tanh",
+        "threshold",
+        "to",
+        "true_divide",
+        "trunc",
+        "where",
+        "xlogy",
+        "_to_copy",
+        "float_power",
+        "nan_to_num",
+        "positive",
+        "rrelu",
+        "hypot",
+        "logaddexp",
+        "alpha_dropout",
+        "fill",
+    ),
+    **_rows(reshape, "flatten", "reshape", "squeeze", "unflatten", "_unsafe_view", "unsqueeze", "view"),
+    **_rows(expand, "broadcast_to", "expand"),
+    **_rows(triangle, "tril", "triu"),
+    **_rows(scatter, "select_scatter", "slice_scatter"),
+    **_rows(
+        move,
+        "channel_shuffle",
+        "chunk",
+        "diagonal",
+        "flip",
+        "movedim",
+        "moveaxis",
+        "narrow",
+        "permute",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "repeat",
+        "repeat_interleave",
+        "roll",
+        "rot90",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "swapaxes",
+        "swapdims",
+        "t",
+        "tensor_split",
+        "tile",
+        "transpose",
+        "unbind",
+        "unfold",
+        "unsafe_chunk",
+        "unsafe_split",
+        "mT",
+        "numpy_T",
+    ),
+    **_rows(
+        reduce,
+        "all",
+        "amax",
+        "amin",
+        "any",
+        "argmax",
+        "argmin",
+        "linalg_vector_norm",
+        "logsumexp",
+        "max",
+        "mean",
+        "median",
+        "min",
+        "prod",
+        "std",
+        "std_mean",
+        "sum",
+        "var",
+        "var_mean",
+        "count_nonzero",
+        "linalg_norm",
+    ),
+    **_rows(along_axis, "argsort", "cumprod", "cumsum", "log_softmax", "softmax", "sort", "topk"),
+    **_rows(
+        spatial,
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "adaptive_max_pool1d",
+        "adaptive_max_pool2d",
+        "adaptive_max_pool3d",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool2d_with_indices",
+        "max_pool3d",
+        "upsample_bicubic2d",
+        "upsample_bilinear2d",
+        "upsample_linear1d",
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "upsample_nearest3d",
+        "upsample_trilinear3d",
+        "_upsample_nearest_exact2d",
+    ),
+    **_rows(
+        convolution,
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "convolution",
+    ),
     **_rows(matmul, "bmm", "matmul", "mm"),
     **_rows(addmm, "addmm", "baddbmm"),
     **_rows(index, "index", "index_select"),
-    # fmt: on
     aten.view.dtype: unknown,
     aten.max.other: pointwise,
     aten.min.other: pointwise,
@@ -487,6 +695,7 @@ FLOW: dict[Any, Rule] = {
     aten.constant_pad_nd: pad,
     aten.glu: glu,
     aten.batch_norm: channelwise,
+    aten._native_batch_norm_legit.no_stats: channelwise,
     aten._native_batch_norm_legit_no_training: channelwise,
     aten.prelu: channelwise,
     aten.instance_norm: instance_norm,

@@ -7,7 +7,7 @@ the reader (bias, normalisation, padding, sigmoid) keeps its value, and removing
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,17 +41,17 @@ def probability_open(log_alpha: Tensor) -> Tensor:
 
 
 def log_alpha_of(probability: float) -> float:
-    """The ``log_alpha`` at which P(z != 0) is ``probability``."""
+    """Return the ``log_alpha`` at which P(z != 0) is ``probability``."""
     return math.log(probability / (1 - probability)) + BETA * math.log(-GAMMA / ZETA)
 
 
 def mean_gate(log_alpha: Tensor) -> Tensor:
-    """The paper's test-time gate, without temperature (equation 13): zero iff P(z != 0) <= 0.31."""
+    """Return the paper's test-time gate, without temperature (equation 13): zero iff P(z != 0) <= 0.31."""
     return stretch(torch.sigmoid(log_alpha))
 
 
 def median_gate(log_alpha: Tensor) -> Tensor:
-    """The gate at the median of its noise, u = 1/2: zero iff P(z != 0) <= 1/2."""
+    """Return the gate at the median of its noise, u = 1/2: zero iff P(z != 0) <= 1/2."""
     return stretch(torch.sigmoid(log_alpha / BETA))
 
 
@@ -71,13 +71,17 @@ class Gates(nn.Module):
 
     def __init__(self, coupling: Coupling, open_probability: float) -> None:
         super().__init__()
-        start = torch.full((coupling.units,), log_alpha_of(open_probability))
+        start = torch.full((coupling.units,), log_alpha_of(open_probability), dtype=torch.float32)
         self.log_alpha = nn.Parameter(start)
         self.register_buffer("mask", torch.ones(coupling.units, dtype=torch.bool))
         self.register_buffer("fixed", torch.tensor(False))
         self.held = False
         self.coupling = coupling
         self._drawn: Tensor | None = None
+
+    def forward(self, x: Any) -> Any:
+        """Return ``x``: a model that is an ``nn.Sequential`` runs its gates, too, as its last layer."""
+        return x
 
     def probability(self) -> Tensor:
         """P(z != 0) per unit, of shape ``(units,)``, differentiable."""
@@ -123,6 +127,17 @@ class Gates(nn.Module):
     @staticmethod
     def _with_pinned(z: Tensor) -> Tensor:
         return torch.cat([z.new_ones(1), z])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Gates:
+        """Follow ``model.to(device)``, but not ``model.half()``: gates stay float32."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            made = fn(tensor)
+            return made if made.dtype == tensor.dtype else tensor.to(made.device)
+
+        self._drawn = None
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Gates:
         """Copy parameters and buffers; the coupling, which is frozen, is shared."""
@@ -196,18 +211,18 @@ def attach(
     if not coupling.units:
         reasons = "; ".join(f"{p.reason} ({p.operator} in {p.module or 'the model'})" for p in coupling.pins[:3])
         raise TraceError(
-            f"nothing in {type(model).__name__} can be removed: {reasons or 'no operator creates units'}. Gates need at "
-            "least one layer whose outputs are read by another layer of the model."
+            f"nothing in {type(model).__name__} can be removed: {reasons or 'no operator creates units'}. Gates need "
+            "at least one layer whose outputs are read by another layer of the model."
         )
-    device = next(model.parameters()).device
-    gates = Gates(coupling, open_probability).to(device)
+    places = {reader.parameter: holders(model, reader.parameter) for reader in coupling.readers}
+    gates = Gates(coupling, open_probability)
     model.add_module(NAME, gates)
     for reader in coupling.readers:
-        owner, _, name = reader.parameter.rpartition(".")
-        index = torch.from_numpy(reader.units).to(device)
-        parametrize.register_parametrization(
-            model.get_submodule(owner), name, ReaderGate(gates, reader.axis, index), unsafe=True
-        )
+        for module, leaf in places[reader.parameter]:
+            weight = getattr(module, leaf)
+            gates.to(weight.device)
+            gate = ReaderGate(gates, reader.axis, torch.from_numpy(reader.units).to(weight.device))
+            parametrize.register_parametrization(module, leaf, gate, unsafe=True)
     model.register_forward_pre_hook(_draw, prepend=True)
     gates.train(model.training)
     return gates
@@ -217,18 +232,42 @@ def detach(model: nn.Module) -> nn.Module:
     """Remove the gates from ``model``, in place, leaving in each weight what the gates made of it in eval mode."""
     model = unwrap(model)
     gates = gates_of(model)
-    modes = gates.training
     gates.eval()
-    for reader in gates.coupling.readers:
-        owner, _, name = reader.parameter.rpartition(".")
-        module = model.get_submodule(owner)
-        if parametrize.is_parametrized(module, name):
-            kind = type(module)  # a deep copy shares this class, from which torch is about to delete the tensor's name
-            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-    gates.train(modes)
+    places = {id(module): prefix for prefix, module in model.named_modules()}
+    order = {name: at for at, name in enumerate(gates.coupling.program.state_dict)}
+    multiplied: set[int] = set()  # a weight that several modules share is multiplied once
+    for module, leaf, weight in list(_gated(model)):
+        kind = type(module)  # a deep copy shares this class, from which torch is about to delete the tensor's name
+        module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+        parametrize.remove_parametrizations(module, leaf, leave_parametrized=id(weight) not in multiplied)
+        multiplied.add(id(weight))
+        prefix = places[id(module)]
+        for name in sorted(module._parameters, key=lambda name: order.get(f"{prefix}.{name}".lstrip("."), -1)):
+            module._parameters[name] = module._parameters.pop(name)  # the order by which an optimizer's state counts
     delattr(model, NAME)
     for key, hook in list(model._forward_pre_hooks.items()):
         if hook is _draw:
             del model._forward_pre_hooks[key]
     return model
+
+
+def holders(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
+    """Return every (module, attribute) that holds the parameter or buffer ``name``; tied weights have several."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    wanted = module._parameters.get(leaf, module._buffers.get(leaf))
+    return [
+        (holder, key)
+        for holder in model.modules()
+        for key, tensor in (*holder._parameters.items(), *holder._buffers.items())
+        if tensor is wanted and tensor is not None
+    ]
+
+
+def _gated(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Yield (module, attribute, raw weight) wherever a gate stands."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            for leaf, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+                if any(isinstance(step, ReaderGate) for step in chain):
+                    yield module, leaf, chain.original

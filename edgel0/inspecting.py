@@ -1,8 +1,9 @@
-"""What can be removed from a model, how much would that save, and what is pinned?"""
+"""What can be removed from a model? Its groups, how much each would save, and what is pinned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,39 @@ from torch import nn
 
 from edgel0.capturing import Example
 from edgel0.cost import cost_of, sums
+from edgel0.errors import UsageError
+from edgel0.importing import load_function, load_object
 from edgel0.reaching import smallest
 from edgel0.tracing import trace
 
 
+def model_of(reference: str, folder: Path) -> nn.Module:
+    """Import a model, or a function that makes one, as ``my_model.py:build`` names it.
+
+    Raises:
+        RecipeError: it cannot be imported or called.
+        UsageError: it is, or makes, something else than a module.
+    """
+    found = load_object(reference, folder)
+    made = found if isinstance(found, nn.Module) else load_function(reference, folder)()
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"{reference!r} gives {type(made).__name__}; it must be or return a torch.nn.Module.")
+    return made
+
+
 def example_of(shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
-    """Random float inputs of the given shapes."""
+    """Random float inputs of the given shapes.
+
+    Raises:
+        UsageError: there is no memory for them.
+    """
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    try:
+        return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    except (RuntimeError, TypeError) as error:  # TypeError: a size beyond 64 bits
+        raise UsageError(
+            f"inputs of the shapes {', '.join(map(str, shapes))} cannot be made; give smaller ones."
+        ) from error
 
 
 def examine(model: nn.Module, example: Example) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""How do gates become a mask, and what does a mask do to a model without removing anything?"""
+"""How do gates become a mask, and what does a mask do to a model? Zeros at the readers; nothing is removed yet."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from edgel0.budget import Budget, Limits
-from edgel0.capturing import evaluating, unwrap
-from edgel0.errors import BudgetError, SlimError, UsageError
+from edgel0.capturing import Example, arguments, evaluating, unwrap
+from edgel0.errors import BudgetError, SlimError, TrainingError, UsageError
 from edgel0.gates import Gates, detach, gates_of, has_gates, mean_gate, median_gate, probability_open
-from edgel0.reaching import connected, essential, tidy
+from edgel0.reaching import connected, essential, smallest, tidy
 from edgel0.types import Coupling, Masks
 
 RULE = "median"
+REOPEN = 0.31  # P(z != 0) at which the paper's test-time gate becomes zero
 
 
 def masked(model: nn.Module, masks: Masks) -> nn.Module:
@@ -44,11 +45,16 @@ def tensors(model: nn.Module, coupling: Coupling) -> dict[str, Tensor]:
         UsageError: the model is not the one that was traced.
     """
     found: dict[str, Tensor] = {}
+    program = coupling.program
     with evaluating(model):
-        for name, traced in coupling.program.state_dict.items():
+        for name, traced in (program.state_dict | program.constants).items():
             value: Any = model
             for part in name.split("."):
                 value = getattr(value, part, None)
+            if value is None and name not in program.state_dict:
+                continue  # a tensor that the forward writes out itself
+            if not isinstance(traced, Tensor):
+                continue
             if not isinstance(value, Tensor) or value.shape != traced.shape:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else "absent"
                 raise UsageError(
@@ -60,14 +66,16 @@ def tensors(model: nn.Module, coupling: Coupling) -> dict[str, Tensor]:
 
 
 def stabilize(
-    model: nn.Module, budget: Budget | Limits | None = None, *, round_to: int = 1, inputs: Sequence[Any] | None = None
+    model: nn.Module, budget: Budget | Limits | None = None, *, round_to: int = 1, inputs: Example | None = None
 ) -> Masks:
     """Turn the gates of ``model`` into a fixed mask that is within the budget, and fold what is left of them.
 
     A unit stays if P(z != 0) > 1/2 (rule ``median``). Over a limit the least probable open units close; where room is
     left the most probable closed ones (P(z != 0) > 0.31, so that the paper's test-time gate is not zero) open again.
-    With ``round_to`` the open units of each group are brought to a multiple, within the budget. The surviving gates'
-    values are multiplied into the readers' weights, and from then on the model trains at the mask (*settles*).
+    With ``round_to`` the open units of each group are brought to a multiple, within the budget (to all of them in a
+    group that is smaller than one multiple). The surviving gates' values are multiplied into the readers' weights, and
+    from then on the model trains at the mask (*settles*). Stabilizing again closes further units and, unless multiples
+    need it, opens none.
 
     ``Masks.report`` holds ``polarisation``, the share of gates with 0.05 < P < 0.95, and ``output_change``, the largest
     difference of the eval-mode output on ``inputs`` (default: the traced example) that stabilizing made, relative to
@@ -75,15 +83,23 @@ def stabilize(
 
     Raises:
         BudgetError: no mask of the wanted multiples is within the budget.
+        TrainingError: the gates hold values that are not numbers.
     """
     model = unwrap(model)
     gates, coupling = gates_of(model), gates_of(model).coupling
     limits = budget.limits if isinstance(budget, Budget) else budget
     log_alpha = gates.log_alpha.detach().cpu()
+    if round_to < 1:
+        raise UsageError(f"round_to is {round_to!r}; it must be a whole number from 1.")
+    if bool(log_alpha.isnan().any()):
+        raise TrainingError("the gates hold values that are not numbers; train again with a lower learning rate.")
     probability = np.concatenate([[1.0], probability_open(log_alpha).double().numpy()])
-    opened = project(coupling, probability, limits)
+    order = probability
+    if bool(gates.fixed):
+        order = np.where(np.append(True, gates.mask.cpu().numpy()), 0.5 + probability / 2, 0.0)
+    opened = project(coupling, order, limits)
     if round_to > 1:
-        opened = rounded(coupling, probability, opened, limits, round_to)
+        opened = rounded(coupling, order, opened, limits, round_to)
     fractional = probability[1:][(probability[1:] > 0.05) & (probability[1:] < 0.95)]
     before = _outputs(model, coupling, inputs)
     _fold(model, gates, opened)
@@ -97,41 +113,46 @@ def stabilize(
 
 def project(coupling: Coupling, probability: np.ndarray, limits: Limits | None) -> np.ndarray:
     """Return the mask of rule ``median`` that is connected and within ``limits``, ``(units + 1,)``."""
+    for protected in _protections(coupling, probability, limits):
+        opened = _within(probability, (probability > 0.5) | protected, protected, limits)
+        if opened is None:
+            continue
+        opened = tidy(coupling, opened)
+        if connected(coupling, opened):
+            return _refilled(coupling, probability, opened, limits)
+    raise SlimError("the gates closed every path from an input to an output; train longer or at a larger budget.")
+
+
+def _protections(coupling: Coupling, probability: np.ndarray, limits: Limits | None) -> Iterator[np.ndarray]:
+    """Yield sets of units that keep the network connected, the least restrictive first, as bool ``(units + 1,)``."""
     protected = np.zeros(coupling.units + 1, bool)
     protected[0] = True
     for units in essential(coupling):
         protected[units[np.argmax(probability[units])]] = True
-    opened = (probability > 0.5) | protected
-    for _ in range(2):
-        opened = tidy(coupling, _within(coupling, probability, opened, protected, limits))
-        if connected(coupling, opened):
-            return _refilled(coupling, probability, opened, limits)
-        for reader in coupling.readers:  # no single group is essential, but together these are
-            protected[reader.units[np.argmax(probability[reader.units])]] = True
-        opened |= protected
-    raise SlimError("the gates closed every path from an input to an output; train longer or at a larger budget.")
+    yield protected.copy()
+    for reader in coupling.readers:  # no single group is essential, but together these are
+        protected[reader.units[np.argmax(probability[reader.units])]] = True
+    yield protected
+    yield smallest(coupling) if limits is None else limits.smallest  # the units that the gates prefer are too large
 
 
 def _within(
-    coupling: Coupling, probability: np.ndarray, opened: np.ndarray, protected: np.ndarray, limits: Limits | None
-) -> np.ndarray:
-    """Close as few of the least probable open units as the limits need."""
+    probability: np.ndarray, opened: np.ndarray, protected: np.ndarray, limits: Limits | None
+) -> np.ndarray | None:
+    """Close as few of the least probable open units as the limits need; None: the protected ones alone exceed them."""
     if limits is None or limits.fits(opened):
         return opened
     candidates = np.flatnonzero(opened & ~protected)
     candidates = candidates[np.argsort(probability[candidates], kind="stable")]
 
     def closed(count: int) -> np.ndarray:
-        mask = opened.copy()
+        mask: np.ndarray = opened.copy()
         mask[candidates[:count]] = False
         return mask
 
     low, high = 0, len(candidates)  # closed(low) does not fit, closed(high) must
     if not limits.fits(closed(high)):
-        raise BudgetError(
-            f"keeping one unit wherever the network needs one costs {limits.cost(closed(high))}, over the limits "
-            f"{limits.maximum}: the units that the gates prefer are too large. Train longer, or raise the limit."
-        )
+        return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if limits.fits(closed(middle)) else (middle, high)
@@ -142,45 +163,56 @@ def _refilled(coupling: Coupling, probability: np.ndarray, opened: np.ndarray, l
     """Open the most probable closed units again while they fit."""
     if limits is None:
         return opened
-    closed = np.flatnonzero(~opened & (probability > 0.31))
+    filled = opened
+    closed = np.flatnonzero(~opened & (probability > REOPEN))
     for unit in closed[np.argsort(-probability[closed], kind="stable")]:
-        trial = opened.copy()
+        trial = filled.copy()
         trial[unit] = True
         if limits.fits(trial) and np.array_equal(tidy(coupling, trial), trial):
-            opened = trial
-    return opened
+            filled = trial
+    return filled if connected(coupling, filled) else opened
 
 
 def rounded(
     coupling: Coupling, probability: np.ndarray, opened: np.ndarray, limits: Limits | None, multiple: int
 ) -> np.ndarray:
-    """Bring each group's open units to a multiple: down first, then up again, most probable first, while it fits."""
-    opened = opened.copy()
-    room: list[tuple[float, np.ndarray]] = []
+    """Bring each group's open units to a multiple: down first, then up again, most probable first, while it fits.
+
+    A group keeps at least one multiple, or all its units where it has fewer; one that is closed stays closed.
+    """
+    needed = np.zeros_like(opened)
+    for units in essential(coupling):
+        needed[units[np.argmax(np.where(opened[units], probability[units], -1))]] = True
+    result = np.zeros_like(opened)
+    result[0] = True
+    blocks: list[tuple[bool, float, np.ndarray]] = []
     for group in coupling.groups:
         units = np.arange(group.start, group.stop)
-        units = units[np.argsort(-probability[units], kind="stable")]
+        units = units[np.lexsort((-probability[units], ~opened[units], ~needed[units]))]
         count = int(opened[units].sum())
         if not count:
             continue
-        least = min(max(count // multiple, 1) * multiple, group.size)
-        opened[units] = False
-        opened[units[:least]] = True
-        room += [
-            (float(probability[units[at : at + multiple]].mean()), units[at : at + multiple])
-            for at in range(least, group.size - multiple + 1, multiple)
-        ]
-    if limits is not None and not limits.fits(opened):
+        least = max(-(-int(needed[units].sum()) // multiple), 1) * multiple
+        result[units[:least]] = True
+        for at in range(least, group.size - multiple + 1, multiple):
+            block = units[at : at + multiple]
+            down, up = at + multiple <= count, opened[block].any() if limits is None else True
+            mean = float(probability[block].mean())
+            if down or (up and mean > REOPEN):
+                blocks.append((down, mean, block))
+    if limits is not None and not limits.fits(result):
         raise BudgetError(
-            f"with every group rounded down to a multiple of {multiple} the network costs {limits.cost(opened)}, over "
-            f"the limits {limits.maximum}; choose a smaller multiple or raise the limit."
+            f"with every group at its least multiple of {multiple} the network costs {limits.cost(result)}, over the "
+            f"limits {limits.maximum}; choose a smaller multiple or raise the limit."
         )
-    for mean, block in sorted(room, key=lambda entry: -entry[0]):
-        trial = opened.copy()
+    for _, _, block in sorted(blocks, key=lambda entry: entry[:2], reverse=True):
+        trial = result.copy()
         trial[block] = True
-        if mean > 0.31 and limits is not None and limits.fits(trial):
-            opened = trial
-    return opened
+        if limits is None or limits.fits(trial):
+            result = trial
+    if not connected(coupling, result):
+        raise SlimError(f"at multiples of {multiple} no path from an input to an output is left; choose a smaller one.")
+    return result
 
 
 def _fold(model: nn.Module, gates: Gates, opened: np.ndarray) -> None:
@@ -194,14 +226,15 @@ def _fold(model: nn.Module, gates: Gates, opened: np.ndarray) -> None:
         with torch.no_grad():
             for reader in gates.coupling.readers:
                 owner, _, name = reader.parameter.rpartition(".")
-                raw = model.get_submodule(owner).parametrizations[name].original
+                raw = model.get_submodule(f"{owner}.parametrizations.{name}".lstrip(".")).original
+                assert isinstance(raw, Tensor)
                 shape = [-1 if i == reader.axis else 1 for i in range(raw.dim())]
                 raw.mul_(z[torch.from_numpy(reader.units).to(z.device)].reshape(shape).to(raw.dtype))
     gates.fix(torch.from_numpy(opened[1:]))
 
 
-def _outputs(model: nn.Module, coupling: Coupling, inputs: Sequence[Any] | None) -> list[Tensor]:
-    args, kwargs = coupling.program.example_inputs if inputs is None else (tuple(inputs), {})
+def _outputs(model: nn.Module, coupling: Coupling, inputs: Example | None) -> list[Tensor]:
+    args, kwargs = coupling.program.example_inputs if inputs is None else arguments(inputs)
     with evaluating(model), torch.no_grad():
         result = model(*args, **kwargs)
     return [t.double() for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, Tensor)]

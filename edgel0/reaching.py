@@ -1,4 +1,4 @@
-"""What still reaches an output under a mask? Which operators are gone, which became constant, and what is the least?"""
+"""What still reaches an output under a mask? Which operators are gone, which became constant, what must stay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from edgel0.errors import SlimError
 from edgel0.types import Coupling
 
 aten = torch.ops.aten
-JOINING = {aten.cat, aten.concat, aten.concatenate}  # these go on with the operands that are left
+# These go on with the operands that are left.
+JOINING = {
+    *(aten.cat, aten.concat, aten.concatenate, aten.stack),
+    *(aten.select_scatter, aten.slice_scatter),
+    *(aten.addmm, aten.baddbmm),
+}
 
 
 class Fate(Enum):
@@ -53,8 +58,8 @@ def fates(coupling: Coupling, opened: np.ndarray) -> dict[Node, Fate]:
 
 
 def ends(coupling: Coupling) -> list[Node]:
-    """The nodes that are outputs of the model."""
-    return next(iter(reversed(coupling.program.graph.nodes))).all_input_nodes
+    """Return the nodes that are outputs of the model."""
+    return list(coupling.program.graph.output_node().all_input_nodes)
 
 
 def connected(coupling: Coupling, opened: np.ndarray) -> bool:
@@ -85,7 +90,7 @@ def tidy(coupling: Coupling, opened: np.ndarray) -> np.ndarray:
 
 
 def essential(coupling: Coupling) -> list[np.ndarray]:
-    """Sets of units of which one must stay: without them some output would no longer depend on an input."""
+    """Return sets of units of which one must stay: without them some output would no longer depend on an input."""
     everything = np.ones(coupling.units + 1, bool)
     sets = {tuple(np.unique(r.units)): r.units for r in coupling.readers if r.units.all()}
     found = []

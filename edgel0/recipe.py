@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +10,16 @@ from typing import Any
 
 from edgel0.checks.config import read_limits
 from edgel0.checks.source import Source, read_source
-from edgel0.errors import RecipeError, nearest
+from edgel0.errors import BudgetError, nearest
+from edgel0.importing import load_function
+from edgel0.quantities import Kind, parse_limit
 from edgel0.types import Limit
 
 SCHEMA = 1
 
 
-def _bounded(default: Any, least: float, most: float = float("inf"), above: bool = False) -> Any:
-    """A number with bounds; ``above`` excludes the lower one."""
+def _bounded(default: Any, least: float, most: float = 1e9, above: bool = False) -> Any:
+    """Declare a number with bounds; ``above`` excludes the lower one."""
     return field(default=default, metadata={"least": least, "most": most, "above": above})
 
 
@@ -53,9 +53,9 @@ class Gating:
 class Limits:
     """What the network may cost: numbers, quantities ("140 k", "120 kB") or shares of the dense model ("25 %")."""
 
-    macs: str | float | None = None
-    params: str | float | None = None
-    size: str | float | None = None
+    macs: str | float | None = field(default=None, metadata={"kind": "count"})
+    params: str | float | None = field(default=None, metadata={"kind": "count"})
+    size: str | float | None = field(default=None, metadata={"kind": "bytes"})
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Profile:
 
     threads: int = _bounded(1, 1, 1024)
     num_runs: int = _bounded(50, 1)
-    min_secs: float = _bounded(1.0, 0)
+    min_secs: float = _bounded(1.0, 0, 150)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Recipe:
     budgets: tuple[Limit, ...]
 
     def function(self, reference: str) -> Callable[..., Any]:
-        """Import ``module:function``; the module is a file beside the recipe, or one that Python can import.
+        """Import ``build`` or ``load``; what it raises when called is a :class:`~edgel0.errors.RecipeError`, too.
 
         Raises:
             RecipeError: the module or the function is not there.
@@ -115,46 +115,29 @@ def read_recipe(path: str | Path) -> Recipe:
     source = read_source(path)
     document = source.document
     source.refuse_unknown(document, ("schema", "name", "seed", "model", "data", *TABLES, "budget"))
-    if document.get("schema", SCHEMA) != SCHEMA:
+    if _value(source, "schema", document.get("schema", SCHEMA), int) != SCHEMA:
         raise source.error("schema", f"schema {document['schema']!r} was found and {SCHEMA} is what this version reads")
     name = _value(source, "name", document.get("name", path.stem), str)
-    if not name or name.startswith(".") or any(c in name for c in "/\\:\0\n"):
+    if not name.strip() or name.startswith(".") or not name.isprintable() or any(c in name for c in "/\\:"):
         raise source.error("name", f"name {name!r} cannot be a folder's name; use letters, digits, - and _")
-    return Recipe(
+    recipe = Recipe(
         path=path,
         text=path.read_text(encoding="utf-8-sig"),
         name=name,
-        seed=_value(source, "seed", document.get("seed", 0), int),
+        seed=_number(source, "seed", document.get("seed", 0), int, 0, 2**32 - 1, above=False),
         build=_reference(source, "model", "build"),
         load=_reference(source, "data", "load"),
         budgets=tuple(read_limits(path, strict=False)) if "budget" in document else (),
         **{key: _table(source, key, kind) for key, kind in TABLES.items()},
     )
-
-
-def load_function(reference: str, folder: Path) -> Callable[..., Any]:
-    """Import ``module:function`` or ``path/file.py:function`` (see :meth:`Recipe.function`)."""
-    module_name, _, function_name = reference.rpartition(":")
-    file = folder / (module_name if module_name.endswith(".py") else module_name.replace(".", "/") + ".py")
-    try:
-        if file.is_file():
-            spec = importlib.util.spec_from_file_location(file.stem, file)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(file.stem, module)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, ValueError) as error:
-        raise RecipeError(
-            f"{reference!r} cannot be imported: {error}. Neither {file} nor a Python module {module_name!r} gives it; "
-            "write module:function with the module's file beside the recipe."
-        ) from error
-    found = getattr(module, function_name, None)
-    if not callable(found):
-        hint = nearest(function_name, vars(module))
-        raise RecipeError(f"{reference!r}: {file.name} has no function {function_name!r}{hint}.")
-    return found  # type: ignore[no-any-return]
+    if recipe.limits == Limits():
+        raise source.error("limits", f"no limit was found; write [limits] with one of {', '.join(vars(Limits()))}")
+    made = [f"{which}.{kind}" for which in ("dense", "slim") for kind in recipe.export.formats]
+    for number, limit in enumerate(recipe.budgets):
+        if limit.path not in made:
+            text = f"this run does not make {limit.path!r}; it makes {', '.join(made)}{nearest(limit.path, made)}"
+            raise source.error(f"budget[{number}].path", text)
+    return recipe
 
 
 def _reference(source: Source, table: str, key: str) -> str:
@@ -162,7 +145,7 @@ def _reference(source: Source, table: str, key: str) -> str:
     if not isinstance(entry, dict):
         raise source.error(table, f'a table [{table}] with {key} = "module:function" is needed')
     source.refuse_unknown(entry, (key,), f"{table}.")
-    value = _value(source, f"{table}.{key}", entry.get(key, ""), str)
+    value: str = _value(source, f"{table}.{key}", entry.get(key, ""), str)
     module, colon, function = value.rpartition(":")
     if not (module and colon and function.isidentifier()):
         raise source.error(f"{table}.{key}", f'{value!r} was found where "module:function" is needed')
@@ -175,11 +158,11 @@ def _table(source: Source, key: str, kind: Any) -> Any:
         raise source.error(key, f"[{key}] must be a table")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     source.refuse_unknown(entry, tuple(fields), f"{key}.")
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in entry.items():
         address, spec = f"{key}.{name}", fields[name]
         if kind is Limits:
-            values[name] = _value(source, address, value, (str, int, float))
+            values[name] = _limit(source, address, value, spec.metadata["kind"])
         elif isinstance(spec.default, tuple):
             values[name] = _choices(source, address, value, spec.metadata["choices"])
         elif "choices" in spec.metadata:
@@ -187,6 +170,14 @@ def _table(source: Source, key: str, kind: Any) -> Any:
         else:
             values[name] = _number(source, address, value, type(spec.default), **spec.metadata)
     return kind(**values)
+
+
+def _limit(source: Source, address: str, value: Any, kind: Kind) -> Any:
+    try:
+        parse_limit(_value(source, address, value, (str, int, float)), kind)
+    except BudgetError as error:
+        raise source.error(address, str(error).rstrip(".")) from error
+    return value
 
 
 def _value(source: Source, address: str, value: Any, kind: Any) -> Any:
@@ -198,8 +189,8 @@ def _value(source: Source, address: str, value: Any, kind: Any) -> Any:
 
 def _number(source: Source, address: str, value: Any, kind: type, least: float, most: float, above: bool) -> Any:
     value = _value(source, address, value, (int, float) if kind is float else int)
-    if not (least < value if above else least <= value) or not value <= most:
-        bounds = f"{'above' if above else 'at least'} {least:g}" + (f" and at most {most:g}" if most < 1e300 else "")
+    if not (least < value if above else least <= value) or not value <= most:  # false for nan, too
+        bounds = f"{'above' if above else 'at least'} {least:,g} and at most {most:,.10g}"
         raise source.error(address, f"{value!r} was found and a number {bounds} is needed")
     return kind(value)
 
@@ -211,4 +202,4 @@ def _choices(source: Source, address: str, value: Any, known: tuple[str, ...]) -
         if item not in known:
             hint = nearest(str(item), known)
             raise source.error(address, f"{item!r} was found; known are {', '.join(known)}{hint}")
-    return tuple(value)
+    return tuple(dict.fromkeys(value))

@@ -8,7 +8,7 @@ a gather takes its place.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +81,13 @@ def norm_groups(rewrite: Rewrite, node: Node) -> Node | None:
 
 def side_by_side(rewrite: Rewrite, node: Node) -> Node:
     """Leave out the operands that are gone."""
-    a = _names(node)
-    parts = [t for t in a.tensors if not (t in rewrite.absent or _empty(rewrite, node, t))]
+    a, labels, parts = _names(node), rewrite.labels(node), list(_names(node).tensors)
+    if rewrite.packet(node) is aten.stack:
+        dim = a.dim % len(node.meta["val"].shape)
+        if labels is not None and labels.axis == dim:
+            parts = [parts[i] for i in rewrite.kept(labels)]
+        return rewrite.copy(node, tensors=[rewrite.argument(node, t) for t in parts])
+    parts = [t for t in parts if not (t in rewrite.absent or _empty(rewrite, node, t))]
     if len(parts) == 1:
         made = rewrite.argument(node, parts[0])
         assert isinstance(made, Node)
@@ -93,6 +98,39 @@ def side_by_side(rewrite: Rewrite, node: Node) -> Node:
 def _empty(rewrite: Rewrite, node: Node, constant: Node) -> bool:
     uses = rewrite.coupling.uses.get((node.name, constant.name), ())
     return any(rewrite.kept(labels).size == 0 for labels in uses)
+
+
+def written(rewrite: Rewrite, node: Node) -> Node | None:
+    """Write to the kept positions of the range that was written to, if there are any."""
+    a, labels = _names(node), rewrite.labels(node)
+    if a.src in rewrite.absent:
+        return rewrite.argument(node, a.self)  # type: ignore[no-any-return]
+    rank = len(node.meta["val"].shape)
+    if labels is None or labels.axis != a.dim % rank:
+        return None
+    places = np.arange(labels.units.size)
+    places = places[[a.index]] if hasattr(a, "index") else places[slice(a.start, a.end, a.step)]
+    at = np.flatnonzero(np.isin(rewrite.kept(labels), places))
+    if at.size == 0:
+        return rewrite.argument(node, a.self)  # type: ignore[no-any-return]
+    if hasattr(a, "index"):
+        return rewrite.copy(node, index=int(at[0]))
+    changed = sliced(a, labels, rewrite.kept(labels))
+    if changed is not None:
+        return rewrite.copy(node, **changed)
+    where = rewrite.place((node.name, "written"), None, torch.from_numpy(at))
+    return rewrite.call(
+        node, aten.index_copy.default, rewrite.argument(node, a.self), a.dim, where, rewrite.argument(node, a.src)
+    )
+
+
+def addend(rewrite: Rewrite, node: Node) -> Node | None:
+    """Leave out the product of a matrix of which nothing is kept."""
+    first, *matrices = (v for v in vars(_names(node)).values() if isinstance(v, Node))
+    if not any(matrix in rewrite.absent for matrix in matrices):
+        return None
+    scaled = rewrite.call(node, aten.mul.Scalar, rewrite.argument(node, first), _names(node).beta)
+    return rewrite.call(node, aten.expand.default, scaled, list(rewrite.shape(node)))
 
 
 def padding(rewrite: Rewrite, node: Node) -> Node | None:
@@ -119,14 +157,14 @@ def padding(rewrite: Rewrite, node: Node) -> Node | None:
 def moving(rewrite: Rewrite, node: Node) -> Any:
     """Adapt a data-moving operator, prove that it moves what is kept to the right places, or gather instead."""
     source = node.all_input_nodes[0]
-    (labels,) = rewrite.cut(source, node) or (None,)
-    if labels is None or not rewrite.changes((labels,)):
+    cuts = rewrite.changes(rewrite.cut(source, node))
+    if not cuts:
         return None
-    adapted = MOVES.get(rewrite.packet(node))
     if isinstance(node.meta["val"], list | tuple):
-        return pieces(rewrite, node, labels)
-    changed = adapted(_names(node), labels, rewrite.kept(labels)) if adapted else {}
-    if changed is not None and _moves_alike(rewrite, node, labels, changed):
+        return pieces(rewrite, node, cuts[0])
+    adapted = MOVES.get(rewrite.packet(node)) if len(cuts) == 1 else None
+    changed = adapted(_names(node), cuts[0], rewrite.kept(cuts[0])) if adapted else {}
+    if changed is not None and _moves_alike(rewrite, node, cuts, changed):
         return rewrite.copy(node, **changed)
     return gather(rewrite, node)
 
@@ -179,20 +217,19 @@ def pieces(rewrite: Rewrite, node: Node, labels: Labels) -> Any:
     return Resized({old: rewrite.call(node, operator.getitem, split, new) for new, old in enumerate(left)})
 
 
-def _positions(shape: torch.Size, labels: Labels) -> torch.Tensor:
-    """Each element's index along the labelled axis, broadcast over the others."""
-    places = torch.arange(labels.units.size)
-    if labels.axis is None:
-        return torch.zeros(1, dtype=torch.int64).expand(shape)
-    return places.reshape([-1 if i == labels.axis else 1 for i in range(len(shape))]).expand(shape)
+def _positions(shape: torch.Size, cuts: Sequence[Labels]) -> torch.Tensor:
+    """Return each element's index along the labelled axes, broadcast over the others."""
+    axes = [labels.axis for labels in cuts]
+    sizes = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+    return torch.arange(int(np.prod(sizes))).reshape(sizes).expand(shape)
 
 
-def _moves_alike(rewrite: Rewrite, node: Node, labels: Labels, changed: dict[str, Any]) -> bool:
+def _moves_alike(rewrite: Rewrite, node: Node, cuts: Sequence[Labels], changed: dict[str, Any]) -> bool:
     """Tell whether the changed call moves the kept positions to where the traced one moved them."""
-    places = _positions(node.all_input_nodes[0].meta["val"].shape, labels)
+    places = _positions(node.all_input_nodes[0].meta["val"].shape, cuts)
     wanted = rewrite.select(_call(rewrite, node, places), rewrite.cut(node, node))
     try:
-        got = _call(rewrite, node, rewrite.select(places, (labels,)), changed)
+        got = _call(rewrite, node, rewrite.select(places, cuts), changed)
     except (RuntimeError, IndexError):
         return False
     return got.shape == wanted.shape and bool((got == wanted).all())
@@ -234,6 +271,11 @@ RESIZE: dict[Any, Callable[[Rewrite, Node], Any]] = {
     aten.cat: side_by_side,
     aten.concat: side_by_side,
     aten.concatenate: side_by_side,
+    aten.stack: side_by_side,
+    aten.select_scatter: written,
+    aten.slice_scatter: written,
+    aten.addmm: addend,
+    aten.baddbmm: addend,
     aten.pad: padding,
     aten.constant_pad_nd: padding,
     aten.group_norm: norm_groups,
@@ -243,4 +285,5 @@ RESIZE: dict[Any, Callable[[Rewrite, Node], Any]] = {
     aten.conv_transpose1d: groups,
     aten.conv_transpose2d: groups,
     aten.conv_transpose3d: groups,
+    aten.convolution: groups,
 }

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     ExportGraphSignature,
     InputKind,
     InputSpec,
-    OutputKind,
     OutputSpec,
     TensorArgument,
 )
@@ -23,14 +23,14 @@ from torch.fx import Graph, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from edgel0 import __version__
-from edgel0.capturing import Example, unwrap
+from edgel0.capturing import Example, arguments, unwrap
 from edgel0.cost import cost_of, program_cost
-from edgel0.errors import SlimError
+from edgel0.errors import SlimError, UsageError
 from edgel0.flow import FLOW, pointwise
-from edgel0.masks import tensors
+from edgel0.masks import masked, tensors
 from edgel0.reaching import Fate, ends, fates
 from edgel0.resizing import RESIZE, Resized
-from edgel0.tracing import evaluate
+from edgel0.tracing import evaluate, trace
 from edgel0.types import Labels, Masks, Slimmed
 
 aten = torch.ops.aten
@@ -47,7 +47,28 @@ def slim(model: nn.Module, masks: Masks, example: Example | None = None) -> Slim
         SlimError: the masks leave an output that no longer depends on any input; the closed groups are named.
     """
     model = unwrap(model)
+    if example is not None:
+        masks = _retraced(model, masks, example)
     return Rewrite(masks, tensors(model, masks.coupling)).run()
+
+
+def _retraced(model: nn.Module, masks: Masks, example: Example) -> Masks:
+    """Carry the masks over to a trace on ``example``, if its tensors differ from those that were traced."""
+    old = masks.coupling
+    if _signature(arguments(example)) == _signature(old.program.example_inputs):
+        return masks
+    coupling = trace(masked(model, masks), example)
+    if (coupling.digest, coupling.units) != (old.digest, old.units):
+        raise UsageError(
+            f"on this example {type(model).__name__} has {coupling.units} units in other groups than the {old.units} "
+            "that the masks were made for; trace the model on this example and make masks from that coupling."
+        )
+    return replace(masks, coupling=coupling)
+
+
+def _signature(given: Any) -> list[Any]:
+    leaves = torch.utils._pytree.tree_leaves(given)
+    return [(leaf.shape, leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
 
 
 class Rewrite:
@@ -55,13 +76,13 @@ class Rewrite:
 
     def __init__(self, masks: Masks, weights: dict[str, torch.Tensor]) -> None:
         self.masks, self.coupling, self.program = masks, masks.coupling, masks.coupling.program
-        self.weights = weights
+        self.weights = self._gated(weights)
         self.names = {
             spec.arg.name: spec.target
             for spec in self.program.graph_signature.input_specs
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
         }
-        self.folded: dict[Node, torch.Tensor] = {}
+        self.folded: dict[Node, Any] = {}
         self.absent: set[Node] = set()
         self.graph = Graph()
         self.made: dict[Node, Any] = {}
@@ -71,6 +92,16 @@ class Rewrite:
         self._kept: dict[int, np.ndarray] = {}
         self._natural: dict[Node, bool] = {}
         self._values: dict[Node, Any] = {}
+
+    def _gated(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Close the closed units at their readers, for whoever else uses a reader's weight."""
+        weights = {name: weight.detach() for name, weight in weights.items()}
+        for reader in self.coupling.readers:
+            weight = weights[reader.parameter]
+            closed = torch.from_numpy(np.flatnonzero(~self.masks.open[reader.units]))
+            if closed.numel():
+                weights[reader.parameter] = weight.index_fill(reader.axis, closed.to(weight.device), 0)
+        return weights
 
     # What is kept.
 
@@ -128,9 +159,7 @@ class Rewrite:
             return node
         if node not in self._values:
             if node.op == "placeholder" and self.names[node.name] in self.weights:
-                self._values[node] = self.weights[self.names[node.name]].detach()
-            elif self.is_live(node):  # a live tensor of which only the shape matters
-                self._values[node] = torch.empty(node.meta["val"].shape, dtype=node.meta["val"].dtype)
+                self._values[node] = self.weights[self.names[node.name]]
             else:
                 self._values[node] = evaluate(self.program, node, self.names, self.value)
         return self._values[node]
@@ -143,15 +172,14 @@ class Rewrite:
             cut_here = self.changes(constants.get(node.name, ()))
             followed = node.op == "placeholder" or any((node.name, s.name) in uses for s in sources)
             self._natural[node] = (followed or not cut_here) and all(
-                not self.is_live(s)
-                and self.natural(s)
+                self.natural(s)
                 and self.changes(uses.get((node.name, s.name), ())) == self.changes(constants.get(s.name, ()))
                 for s in sources
             )
         return self._natural[node]
 
     def changes(self, cut: Sequence[Labels]) -> tuple[Labels, ...]:
-        """The labels of a cut along which something is removed."""
+        """Return the labels of a cut along which something is removed."""
         return tuple(labels for labels in cut if self.kept(labels).size < labels.units.size)
 
     def constant(self, user: Node, node: Node) -> Node:
@@ -162,7 +190,8 @@ class Rewrite:
                 return self.place(node.name, node, self.select(self.value(node), wanted))
             if node not in self.made:
                 self.made[node] = self.emit(node)
-            return self.made[node]
+            made: Node = self.made[node]
+            return made
         return self.place((node.name, wanted), None, self.select(self.value(node), wanted))
 
     def place(self, key: Any, node: Node | None, value: torch.Tensor) -> Node:
@@ -173,7 +202,7 @@ class Rewrite:
         old = self.program.state_dict.get(name)
         learns = isinstance(old, nn.Parameter)
         copied = value.detach().clone()
-        self.state[name] = nn.Parameter(copied, requires_grad=old.requires_grad) if learns else copied  # type: ignore[union-attr]
+        self.state[name] = nn.Parameter(copied, requires_grad=old.requires_grad) if learns else copied
         with self.graph.inserting_before(self._first_input):
             placed = self.graph.placeholder(node.name if node is not None else f"b_{name}")
         self.specs[placed.name] = InputSpec(
@@ -215,23 +244,32 @@ class Rewrite:
 
     @staticmethod
     def packet(node: Node) -> Any:
-        """The operator of a node, without its overload."""
+        """Return the operator of a node, without its overload."""
         return getattr(node.target, "overloadpacket", node.target)
 
     # Emission.
 
     def argument(self, user: Node, source: Node) -> Any:
-        """What stands in the new graph for ``source`` as an argument of ``user``."""
-        if source.name in self.names:
-            return self.constant(user, source)
+        """Return what stands in the new graph for ``source`` as an argument of ``user``."""
+        if source.op == "get_attr":  # the body of a control-flow operator
+            return self.graph.get_attr(source.target)  # type: ignore[arg-type]
         if source in self.folded:
             labels = self.labels(source)
             small = self.select(self.folded[source], () if labels is None else (labels,))
             placed = self.place(source, None, small)
-            if FLOW.get(self.packet(user)) is pointwise or tuple(small.shape) == self.shape(source):
+            if tuple(small.shape) == self.shape(source) or self.broadcasts(user, source):
                 return placed
             return self.graph.call_function(aten.expand.default, (placed, list(self.shape(source))))
         return self.made[source] if self.is_live(source) else self.constant(user, source)
+
+    def broadcasts(self, user: Node, source: Node) -> bool:
+        """Tell whether ``user`` gives the same when ``source`` has size 1 along axes on which it does not change."""
+        others = [n for n in user.all_input_nodes if n is not source and self.is_live(n) and n not in self.folded]
+        return (
+            FLOW.get(self.packet(user)) is pointwise
+            and self.packet(user) not in (aten.copy, aten.fill)
+            and any(self.shape(other) == self.shape(user) for other in others)
+        )
 
     def emit(self, node: Node) -> Any:
         """Write a node into the new graph with sizes for the kept counts."""
@@ -242,7 +280,7 @@ class Rewrite:
                 return pieces.pieces[which]  # type: ignore[index]
             return self.graph.call_function(operator.getitem, (pieces, which))
         resize = RESIZE.get(self.packet(node))
-        if resize is not None:
+        if resize is not None and (self.is_live(node) or self.changes(self.cut(node, node))):
             made = resize(self, node)
             if made is not None:
                 return made
@@ -250,8 +288,8 @@ class Rewrite:
 
     def copy(self, node: Node, **changed: Any) -> Node:
         """Copy a node with mapped arguments; ``changed`` replaces some by their schema names."""
-        args = torch.fx.map_arg(node.args, lambda source: self.argument(node, source))
-        kwargs = torch.fx.map_arg(node.kwargs, lambda source: self.argument(node, source))
+        rest = self.replaced(node, node.args, node.kwargs, dict.fromkeys(changed))
+        args, kwargs = torch.fx.map_arg(rest, lambda source: self.argument(node, source))
         args, kwargs = self.replaced(node, args, kwargs, changed)
         return self.note(node, self.graph.call_function(node.target, args, kwargs))  # type: ignore[arg-type]
 
@@ -288,25 +326,25 @@ class Rewrite:
                 f"with these masks the output {dead[0].name!r} no longer depends on the input: every unit is closed in "
                 f"{', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}. Keep at least one unit open in one of them."
             )
-        inputs = [n for n in self.program.graph.nodes if n.op == "placeholder" and n.name not in self.names]
-        for node in inputs:
-            self.made[node] = self.graph.placeholder(node.name)
-            self.made[node].name = node.name  # fx renames what bears a builtin's name, such as "input"
-        self._first_input = self.made[inputs[0]]
+        holders = {n.name: n for n in self.program.graph.nodes if n.op == "placeholder"}
+        for spec in self.program.graph_signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT:
+                node = holders[spec.arg.name]
+                self.made[node] = self.graph.placeholder(node.name)
+                self.made[node].name = node.name  # fx renames what bears a builtin's name, such as "input"
+                self.specs[node.name] = spec
+        self._first_input = next(iter(self.graph.nodes))
         for node in self.program.graph.nodes:
-            if node.op == "call_function" and node not in self.folded and node not in self.absent:
-                if self.is_live(node):
-                    self.made[node] = self.emit(node)
+            if self.is_live(node) and node.op == "call_function" and not (node in self.folded or node in self.absent):
+                self.made[node] = self.emit(node)
         results = torch.fx.map_arg(output.args[0], lambda source: self.argument(output, source))
         self.graph.output(results)
-        program = self.assemble(inputs)
+        program = self.assemble()
         return Slimmed(program, program_cost(program), cost_of(self.coupling), self.provenance())
 
     def provenance(self) -> dict[str, Any]:
-        """What made this program, in plain JSON values."""
-        groups = {
-            g.name: [int(self.masks.open[g.start : g.stop].sum()), g.size] for g in self.coupling.groups
-        }
+        """Tell what made this program, in plain JSON values."""
+        groups = {g.name: [int(self.masks.open[g.start : g.stop].sum()), g.size] for g in self.coupling.groups}
         return {
             "edgel0": __version__,
             "torch": str(torch.__version__),
@@ -317,37 +355,37 @@ class Rewrite:
             "groups": groups,
         }
 
-    def assemble(self, inputs: Sequence[Node]) -> ExportedProgram:
+    def assemble(self) -> ExportedProgram:
         """Drop what reaches no output, compute shapes, and make an exported program."""
-        graph, old = self.graph, self.program
-        graph.eliminate_dead_code()
-        for node in list(graph.nodes):
-            if node.op == "placeholder" and node.name in self.specs and not node.users:
-                del self.state[self.specs.pop(node.name).target]  # type: ignore[arg-type]
-                graph.erase_node(node)
-        user_specs = {s.arg.name: s for s in old.graph_signature.input_specs if s.kind is InputKind.USER_INPUT}
-        holders = [n for n in graph.nodes if n.op == "placeholder"]
-        input_specs = [self.specs.get(n.name) or user_specs[n.name] for n in holders]
-        mode = FakeTensorMode()
-        old_inputs = {n.name: n.meta.get("val") for n in inputs}
-        values = []
-        for node in holders:
-            value = self.state[self.specs[node.name].target] if node.name in self.specs else old_inputs[node.name]  # type: ignore[index]
-            if isinstance(value, torch.Tensor):
-                value = mode.from_tensor(torch.empty_strided(value.shape, value.stride(), dtype=value.dtype) if node.name not in self.specs else value)
-            values.append(value)
-        module = torch.fx.GraphModule({}, graph)
+        old = self.program
+        self.graph.eliminate_dead_code()
+        inputs = {n.name: n.meta["val"] for n in old.graph.nodes if n.op == "placeholder" and n.name not in self.names}
+        mode = next(v.fake_mode for v in inputs.values() if isinstance(v, FakeTensor))
+        specs, values = [], []
+        for node in [n for n in self.graph.nodes if n.op == "placeholder"]:
+            spec = self.specs[node.name]
+            if node.name in inputs:
+                values.append(inputs[node.name])
+            elif node.users:
+                values.append(mode.from_tensor(self.state[spec.target], static_shapes=True))  # type: ignore[index]
+            else:
+                del self.state[spec.target]  # type: ignore[arg-type]
+                self.graph.erase_node(node)
+                continue
+            specs.append(spec)
+        bodies = {n.target: getattr(old.graph_module, n.target) for n in self.graph.nodes if n.op == "get_attr"}
+        module = torch.fx.GraphModule(bodies, self.graph)
         with torch.no_grad():
             FakeTensorProp(module, mode).propagate_dont_convert_inputs(*values)
-        results = next(iter(reversed(module.graph.nodes))).args[0]
-        output_specs = []
-        for new, spec in zip(results, old.graph_signature.output_specs, strict=True):  # type: ignore[arg-type]
-            argument = TensorArgument(new.name) if isinstance(new, Node) else spec.arg
-            output_specs.append(OutputSpec(OutputKind.USER_OUTPUT, argument, None))
+        results = module.graph.output_node().args[0]
+        made = [TensorArgument(n.name) if isinstance(n, Node) else None for n in results]  # type: ignore[union-attr]
+        old_specs = old.graph_signature.output_specs
         return ExportedProgram(
             root=module,
             graph=module.graph,
-            graph_signature=ExportGraphSignature(input_specs, output_specs),
+            graph_signature=ExportGraphSignature(
+                specs, [OutputSpec(s.kind, a or s.arg, None) for a, s in zip(made, old_specs, strict=True)]
+            ),
             state_dict=self.state,
             range_constraints={},
             module_call_graph=[e for e in old.module_call_graph if e.fqn == ""],

@@ -14,14 +14,15 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from edgel0.capturing import Example, capture, is_view
-from edgel0.flow import FLOW, UNKNOWN, Constant, Labelled, Rule, Value, operands, shape_of, unknown
+from edgel0.capturing import Example, capture
+from edgel0.flow import FLOW, UNKNOWN, Constant, Rule, Value, operands, shape_of, unknown
 from edgel0.types import Coupling, Group, Labels, Pin, Reader
-from edgel0.units import PINNED, Units
+from edgel0.units import PINNED, Labelled, Units
 
 aten = torch.ops.aten
 _PERMUTING = {aten.t, aten.transpose, aten.permute, aten.numpy_T, aten.mT, aten.swapaxes, aten.swapdims, aten.movedim}
 _COPYING = {aten.alias, aten.clone, aten.contiguous, aten.detach, aten.lift_fresh_copy}
+_SHAPING = {aten.reshape, aten.squeeze, aten.unsqueeze, aten.view, aten._unsafe_view}
 
 
 def trace(model: nn.Module, example: Example, *, flow: Mapping[Any, Rule] = FLOW) -> Coupling:
@@ -78,7 +79,7 @@ class _Walk:
         kinds = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
         for spec in program.graph_signature.input_specs:
             if spec.kind in kinds and spec.target is not None:
-                self.names[spec.arg.name] = spec.target  # type: ignore[union-attr]
+                self.names[spec.arg.name] = spec.target
 
     # What rules use.
 
@@ -88,14 +89,14 @@ class _Walk:
 
     def read(self, node: Node, weight: Constant, axis: int, labels: np.ndarray) -> None:
         self.use(node, weight, axis, labels)
-        if weight.parameter is not None:
+        if weight.parameter is not None and weight.order[axis] >= 0:
             self.reads[weight.parameter, weight.order[axis]] = labels
         else:
             shape = tuple(len(labels) if i == axis else 1 for i in range(len(weight.shape)))
             self.pin(node, Labelled(shape, labels.reshape(shape)), "its weight is computed, so no gate can stand on it")
 
     def use(self, node: Node, constant: Constant, axis: int, labels: np.ndarray) -> None:
-        if constant.parameter is not None:
+        if constant.parameter is not None and constant.order[axis] >= 0:
             first = self.parameters.setdefault((constant.parameter, constant.order[axis]), labels)
             if first is not labels:
                 self.units.union(first, labels)
@@ -111,6 +112,9 @@ class _Walk:
             axes = tuple(i for i in axes if labels.shape[i] > 1)
             if not axes:
                 return tensor
+            others = tuple(i for i in tensor.varying if i not in axes)
+            if others and _count(tensor, others) > 1:  # what meets becomes one, and still is a unit
+                return self.units.settle(self.units.tie(tensor, others))
             first = labels[tuple(slice(0, 1) if i in axes else slice(None) for i in range(labels.ndim))]
             meets = (labels != first).any(axis=axes, keepdims=True)
             labels = labels[np.broadcast_to(meets, labels.shape)]
@@ -122,13 +126,16 @@ class _Walk:
         return self.units.settle(tensor)
 
     def value(self, constant: Constant) -> torch.Tensor:
-        return self._evaluate(constant.node)
+        found: torch.Tensor = self._evaluate(constant.node)
+        return found
 
     # The walk.
 
     def visit(self, node: Node) -> None:
         if node.op == "placeholder":
             self.values[node] = self._placeholder(node)
+        elif node.op == "get_attr":  # the body of a control-flow operator
+            self.values[node] = None
         elif node.op == "call_function":
             self.values[node] = self._call(node)
         elif node.op == "output":
@@ -143,18 +150,16 @@ class _Walk:
             return None
         shape = tuple(int(n) for n in value.shape)
         if node.name in self.names:
-            return Constant(shape, node, self.names[node.name], tuple(range(len(shape))))
+            name = self.names[node.name]
+            return Constant(shape, node, name if name in self.program.state_dict else None, tuple(range(len(shape))))
         return self.units.pinned(shape)
 
     def _call(self, node: Node) -> Value:
         if node.target is operator.getitem:
             source = self.values[node.args[0]]  # type: ignore[index]
-            return source[node.args[1]] if isinstance(source, tuple) else Constant(shape_of(node), node)
+            which: Any = node.args[1]
+            return source[which] if isinstance(source, tuple) else Constant(shape_of(node), node)
         arguments = bind(node, lambda given: torch.fx.map_arg(given, self.values.__getitem__))
-        schema = getattr(node.target, "_schema", None)
-        if schema is not None and schema.is_mutable:
-            self._spoil(node.args[0] if node.args else None)
-            arguments = bind(node, lambda given: torch.fx.map_arg(given, self.values.__getitem__))
         if not operands(arguments, Labelled):
             return self._constant(node, arguments)
         packet = getattr(node.target, "overloadpacket", node.target)
@@ -175,14 +180,12 @@ class _Walk:
                 probe = torch.empty([2 + i for i in range(len(order))], device="meta")
                 moved = node.target(probe, *node.args[1:], **node.kwargs)  # type: ignore[operator]
                 return Constant(shape_of(node), node, sources[0].parameter, tuple(order[n - 2] for n in moved.shape))
+            wide = [(size, at) for size, at in zip(sources[0].shape, order, strict=True) if size > 1]
+            if packet in _SHAPING and [size for size, _ in wide] == [size for size in shape_of(node) if size > 1]:
+                left = iter(at for _, at in wide)
+                order = tuple(next(left) if size > 1 else -1 for size in shape_of(node))
+                return Constant(shape_of(node), node, sources[0].parameter, order)
         return Constant(shape_of(node), node)
-
-    def _spoil(self, node: Any) -> None:
-        """Treat memory that an input is written into as an unknown activation from here on."""
-        while isinstance(node, Node):
-            if isinstance(self.values.get(node), Constant):
-                self.values[node] = self.units.pinned(shape_of(node))
-            node = node.args[0] if is_view(node) else None
 
     def _evaluate(self, node: Any) -> Any:
         """Value of a constant node, computed once."""
@@ -195,7 +198,9 @@ class _Walk:
     # The end: rectangles, numbers, cuts.
 
     def finish(self) -> Coupling:
-        live = [t for v in self.values.values() for t in (v if isinstance(v, tuple) else (v,)) if isinstance(t, Labelled)]
+        live = [
+            t for v in self.values.values() for t in (v if isinstance(v, tuple) else (v,)) if isinstance(t, Labelled)
+        ]
         self._rectangles(live)
         self._pin_free()
         number, groups = self._number()
@@ -231,7 +236,7 @@ class _Walk:
             for tensor in open_ends:
                 tensor = self.units.settle(tensor)
                 if len(tensor.varying) > 1:
-                    axis = max(tensor.varying, key=lambda i: _count(tensor, i))
+                    axis = max(tensor.varying, key=lambda i: _count(tensor, (i,)))
                     self.units.tie(tensor, keep=(axis,))
 
     def _pin_free(self) -> None:
@@ -243,7 +248,7 @@ class _Walk:
         self.units.union(every[~made[roots]], PINNED)
 
     def _number(self) -> tuple[np.ndarray, list[Group]]:
-        """Number the units group by group from 1; writers that share a unit make one group."""
+        """Give the units numbers group by group from 1; writers that share a unit make one group."""
         roots, writers = self.units.find(np.arange(len(self.units))), self.units.writers
         mine = (writers >= 0) & (roots != PINNED)
         roots_made, writers_made = roots[mine], writers[mine]
@@ -280,7 +285,9 @@ class _Walk:
         axis = tensor.varying[0] if tensor.varying else None
         return Labels(axis, units.reshape(-1))
 
-    def _cuts(self, number: np.ndarray) -> tuple[dict[Node, tuple[Labels, ...]], dict[tuple[Node, Node], tuple[Labels, ...]]]:
+    def _cuts(
+        self, number: np.ndarray
+    ) -> tuple[dict[Node, tuple[Labels, ...]], dict[tuple[Node, Node], tuple[Labels, ...]]]:
         """Decide how each constant is cut: as all its users ask, or not at all where they disagree."""
         asked: dict[tuple[Node, Node], dict[int, np.ndarray]] = {}
         for pair, entries in self.uses.items():
@@ -325,7 +332,9 @@ class _Walk:
             if rule.__name__ != "pointwise":
                 places = node.target(places, *node.args[1:], **node.kwargs)  # type: ignore[operator]
             at = places.numpy()
-            here = np.broadcast_to(labels.units.reshape([-1 if i == labels.axis else 1 for i in range(at.ndim)]), at.shape)
+            here = np.broadcast_to(
+                labels.units.reshape([-1 if i == labels.axis else 1 for i in range(at.ndim)]), at.shape
+            )
             there = np.zeros(count, np.int64)
             there[at.reshape(-1)] = here.reshape(-1)
             found = Units._squeeze(there.reshape(value.shape))
@@ -353,12 +362,12 @@ def evaluate(program: ExportedProgram, node: Node, names: Mapping[str, str], rec
         )
 
 
-def _count(tensor: Labelled, axis: int) -> int:
-    """How many units would be left if everything were tied along the other axes."""
+def _count(tensor: Labelled, keep: Sequence[int]) -> int:
+    """How many units would be left if everything were tied along all axes but those in ``keep``."""
     names, places = np.unique(tensor.labels, return_inverse=True)
     local = Units()
     own = np.where(names == PINNED, 0, local.fresh(len(names)))
-    tied = local.along(Labelled(tensor.labels.shape, own[places].reshape(tensor.labels.shape)), axis)
+    tied = local.tie(Labelled(tensor.labels.shape, own[places].reshape(tensor.labels.shape)), keep).labels
     return int(np.unique(tied[tied != PINNED]).size)
 
 

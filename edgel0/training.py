@@ -1,6 +1,7 @@
 """How is a recipe trained? Three phases: dense, gating (the target moves), settling at the fixed mask.
 
-Every epoch ends with a checkpoint, written beside its place and renamed; a run that was killed goes on from there.
+Every epoch ends with a checkpoint, written beside its place and renamed; a run that was killed goes on from there, and
+ends with the very weights that it would have had.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgel0 import __version__
+from edgel0 import __version__, checkpoints
 from edgel0.budget import Budget
 from edgel0.capturing import evaluating
-from edgel0.errors import SlimError, TrainingError, UsageError
-from edgel0.gates import Gates, attach, detach
+from edgel0.errors import SlimError, TrainingError
+from edgel0.gates import attach, detach, gates_of
+from edgel0.importing import theirs
 from edgel0.masks import masked, stabilize
 from edgel0.recipe import Recipe
+from edgel0.samples import Data, accuracy
 from edgel0.shrinking import restore_, shrunk
+from edgel0.staging import CHECKPOINT
 from edgel0.types import Masks
 
 TEMPERATURE = 4.0  # of distillation; the usual value since Hinton et al., arXiv 1503.02531
@@ -36,25 +39,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": lambda groups, **kwargs: torch.optim.SGD(groups, momentum=0.9, nesterov=True, **kwargs),
 }
-
-
-@dataclass(frozen=True)
-class Data:
-    """Training and test samples: ``x`` of shape (samples, ...), ``y`` class numbers of shape (samples,)."""
-
-    x_train: Tensor
-    y_train: Tensor
-    x_test: Tensor
-    y_test: Tensor
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over all four, shortened to 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for tensor in (self.x_train, self.y_train, self.x_test, self.y_test):
-            digest.update(repr(tuple(tensor.shape)).encode())
-            digest.update(np.ascontiguousarray(tensor.numpy()).data)
-        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -86,77 +70,35 @@ class Trained:
     shrunk: bool
 
 
-def as_data(loaded: Any) -> Data:
-    """Check what a recipe's ``load`` returned: (x_train, y_train, x_test, y_test), arrays or tensors."""
-    if not isinstance(loaded, tuple | list) or len(loaded) != 4:
-        raise TrainingError(
-            f"the recipe's load function returned {type(loaded).__name__}; it must return four arrays: x_train, "
-            "y_train, x_test, y_test."
-        )
-    x_train, y_train, x_test, y_test = (torch.as_tensor(np.asarray(part)) for part in loaded)
-    for name, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if len(x) != len(y) or not len(x):
-            raise TrainingError(f"there are {len(x)} {name} samples and {len(y)} labels; equal numbers above 0 are needed.")
-        if y.dim() != 1 or y.is_floating_point():
-            raise TrainingError(f"the {name} labels are {tuple(y.shape)} {y.dtype}; one class number per sample is needed.")
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-            raise TrainingError(f"the {name} samples hold values that are not finite numbers; clean them first.")
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise TrainingError(f"train samples are {tuple(x_train.shape[1:])} and test samples {tuple(x_test.shape[1:])}.")
-    kind = torch.float32 if x_train.is_floating_point() else torch.int64
-    return Data(x_train.to(kind), y_train.long(), x_test.to(kind), y_test.long())
-
-
-def check_labels(model: nn.Module, data: Data) -> None:
-    """Compare labels with the model's outputs, before any training."""
-    with evaluating(model), torch.no_grad():
-        try:
-            out = model(data.x_train[:1])
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise UsageError(
-                f"{type(model).__name__} does not run on a sample of shape {tuple(data.x_train[:1].shape)}: "
-                f"{str(error).splitlines()[0]}. The data's and the model's shapes must fit."
-            ) from error
-    if not isinstance(out, Tensor) or out.dim() != 2:
-        raise TrainingError("the model's output must be one tensor of shape (samples, classes).")
-    for name, y in (("train", data.y_train), ("test", data.y_test)):
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= out.shape[1]:
-            raise TrainingError(
-                f"the {name} labels run from {low} to {high}, and the model has {out.shape[1]} outputs, for labels 0 to "
-                f"{out.shape[1] - 1}. Give the model more outputs, or renumber the labels."
-            )
-
-
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> float:
-    """Share of right top-1 answers in eval mode."""
-    with evaluating(model), torch.no_grad():
-        right = sum(
-            int((model(part).argmax(1) == labels).sum()) for part, labels in zip(x.split(batch), y.split(batch), strict=True)
-        )
-    return right / len(y)
-
-
 def train(
-    recipe: Recipe, model: nn.Module, data: Data, work: Path, progress: Callable[[Tick], None] = lambda tick: None
+    recipe: Recipe,
+    model: nn.Module,
+    data: Data,
+    work: Path,
+    progress: Callable[[Tick], None] = lambda tick: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Trained:
     """Train ``model`` as ``recipe`` says, with checkpoints in the folder ``work``; go on from one that fits.
 
     Raises:
         BudgetError: a limit cannot be reached; said before training begins.
-        TrainingError: the loss is not a finite number; the last good checkpoint stays.
+        TrainingError: the loss or a weight is not a finite number; the last good checkpoint stays.
     """
-    return _Run(recipe, model, data, work, progress).run()
+    return _Run(recipe, model, data, work / CHECKPOINT, progress).run(say)
 
 
 class _Run:
     """One training run: what a checkpoint holds, and the three phases."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, data: Data, work: Path, progress: Callable[[Tick], None]) -> None:
-        self.recipe, self.model, self.data, self.progress = recipe, model, data, progress
-        self.file = work / "checkpoint.pt"
-        self.gates: Gates = attach(model, data.x_train[:1], open_probability=recipe.gates.open_probability)
-        self.batches = math.ceil(len(data.x_train) / recipe.train.batch_size)
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, data: Data, file: Path, progress: Callable[[Tick], None]
+    ) -> None:
+        self.recipe, self.model, self.data, self.file, self.progress = recipe, model, data, file, progress
+        start = _digest(model.state_dict())
+        self.gates = attach(model, data.x_train[:1], open_probability=recipe.gates.open_probability)
+        # A last batch of one sample is left out: batch normalisation cannot train on it.
+        size, count = recipe.train.batch_size, len(data.x_train)
+        self.batches = math.ceil(count / size) - (1 < size < count and count % size == 1)
         self.budget = Budget(
             self.gates,
             macs=recipe.limits.macs,
@@ -165,16 +107,22 @@ class _Run:
             steps=self.batches * recipe.train.gating_epochs,
             warmup=recipe.gates.warmup,
         )
-        self.key = hashlib.sha256(
-            "\n".join([recipe.text, data.digest, __version__, str(torch.__version__)]).encode()
-        ).hexdigest()
+        graph = str(self.gates.coupling.program.graph)
+        identity = [recipe.text, data.digest, start, graph, __version__, str(torch.__version__)]
+        self.key = hashlib.sha256("\0".join(identity).encode()).digest()
         self.history: list[dict[str, Any]] = []
         self.dense: dict[str, Tensor] = {}
         self.soft: Tensor | None = None
         self.masks: Masks | None = None
 
-    def run(self) -> Trained:
-        saved = self.load()
+    def run(self, say: Callable[[str], None]) -> Trained:
+        found = checkpoints.load(self.file, self.key)
+        saved = None if isinstance(found, str) else found
+        if saved:
+            say(f"going on after {saved['phase']} epoch {saved['epoch']}")
+            self.history, self.dense = saved["history"], saved["dense"]
+        elif found:
+            say(str(found))
         first = PHASES.index(saved["phase"]) if saved else 0
         if first == 0:
             self.phase_dense(saved)
@@ -192,8 +140,7 @@ class _Run:
     def phase_dense(self, saved: dict[str, Any] | None) -> None:
         self.gates.held = True
         settings = self.recipe.train
-        weights = [p for p in self.model.parameters() if p is not self.gates.log_alpha]
-        optimizer = self.optimizer(weights)
+        optimizer = self.optimizer([p for p in self.model.parameters() if p is not self.gates.log_alpha])
         schedule = _cosine(optimizer, settings.dense_epochs * self.batches, floor=0.1)
         for epoch in self.epochs("dense", settings.dense_epochs, self.model, optimizer, schedule, saved):
             self.epoch("dense", epoch, settings.dense_epochs, self.model, optimizer, schedule)
@@ -215,24 +162,33 @@ class _Run:
     def phase_settle(self, saved: dict[str, Any] | None) -> tuple[nn.Module, bool]:
         settings = self.recipe.train
         if saved:
+            self.model.load_state_dict(saved["gated"])
             opened = saved["mask"].numpy()
-            self.masks = Masks(self.gates.coupling, opened, saved["rule"], saved["probability"].numpy(), saved["report"])
+            self.masks = Masks(
+                self.gates.coupling, opened, saved["rule"], saved["probability"].numpy(), saved["report"]
+            )
         assert self.masks is not None
         settled = masked(self.model, self.masks)
-        try:
-            small, shrank = shrunk(settled, self.masks), True
-        except SlimError:  # its forward writes sizes out: train at the full size, masked
-            small, shrank = self.model, False
-        weights = [p for p in small.parameters() if p.requires_grad]
-        optimizer = self.optimizer(weights)
+        small = None if saved and not saved["shrank"] else self.small(settled)
+        trained = self.model if small is None else small
+        optimizer = self.optimizer(
+            [p for p in trained.parameters() if p.requires_grad and p is not self.gates.log_alpha]
+        )
         schedule = _cosine(optimizer, settings.settle_epochs * self.batches, floor=0.0)
-        for epoch in self.epochs("settle", settings.settle_epochs, small, optimizer, schedule, saved):
-            self.epoch("settle", epoch, settings.settle_epochs, small, optimizer, schedule)
-        if shrank:
-            restore_(settled, small, self.masks)
-        else:
-            settled = masked(self.model, self.masks)
-        return settled, shrank
+        for epoch in self.epochs("settle", settings.settle_epochs, trained, optimizer, schedule, saved):
+            self.epoch("settle", epoch, settings.settle_epochs, trained, optimizer, schedule)
+        if small is None:
+            return masked(self.model, self.masks), False
+        restore_(settled, small, self.masks)
+        return settled, True
+
+    def small(self, settled: nn.Module) -> nn.Module | None:
+        """Return the model at its smaller size, or None where its forward writes sizes out."""
+        assert self.masks is not None
+        try:
+            return shrunk(settled, self.masks)
+        except SlimError:
+            return None
 
     # One epoch.
 
@@ -241,20 +197,19 @@ class _Run:
     ) -> None:
         data, settings, gating = self.data, self.recipe.train, phase == "gating"
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + PHASES.index(phase) * 10_007 + number)
+        order = torch.randperm(len(data.x_train), generator=generator)
         model.train()
         total = 0.0
-        for i, batch in enumerate(torch.randperm(len(data.x_train), generator=generator).split(settings.batch_size)):
-            logits = model(data.x_train[batch])
+        for i, batch in enumerate(torch.split(order, settings.batch_size)[: self.batches]):
+            where = f"{phase} epoch {number + 1}, batch {i + 1}"
+            with theirs(f"the forward of {type(model).__name__} in {where}", self.recipe.path.parent):
+                logits = model(data.x_train[batch])
             loss = F.cross_entropy(logits, data.y_train[batch], label_smoothing=settings.label_smoothing)
             if self.soft is not None and phase != "dense":
                 loss = (1 - settings.distill) * loss + settings.distill * _soft_loss(logits, self.soft[batch])
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss became {value} in {phase} epoch {number + 1}, batch {i + 1}. The last good state is kept "
-                    f"in {self.file}. Lower train.learning_rate ({settings.learning_rate:g}), or look for samples that "
-                    "are not normalised."
-                )
+                raise self.diverged(f"the loss became {value} in {where}")
             if gating:
                 loss = loss + self.budget.penalty()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -266,29 +221,35 @@ class _Run:
                 schedule.step()
             total += value
             self.progress(self.tick(phase, number, epochs, (i + 1) / self.batches, total / (i + 1)))
+        for name, weight in model.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise self.diverged(f"{name} holds values that are not finite numbers after {phase} epoch {number + 1}")
         score = accuracy(model, data.x_test, data.y_test)
         tick = self.tick(phase, number, epochs, 1.0, total / self.batches, score)
         self.progress(tick)
         self.history.append({k: v for k, v in vars(tick).items() if k != "done"})
 
-    def tick(
-        self, phase: str, number: int, epochs: int, done: float, loss: float, score: float | None = None
-    ) -> Tick:
+    def diverged(self, found: str) -> TrainingError:
+        kept = f" The last good state is kept in {self.file}." if self.file.exists() else ""
+        return TrainingError(
+            f"{found}.{kept} Lower train.learning_rate ({self.recipe.train.learning_rate:g}), or look for samples that "
+            "are not normalised."
+        )
+
+    def tick(self, phase: str, number: int, epochs: int, done: float, loss: float, score: float | None = None) -> Tick:
         if phase == "dense":
             return Tick(phase, number + 1, epochs, done, loss, score)
-        units = self.gates.coupling.units
+        limits, units = self.budget.limits, self.gates.coupling.units
         if phase == "settle":
             assert self.masks is not None
-            cost = self.budget.limits.cost(self.masks.open)
-            return Tick(phase, number + 1, epochs, done, loss, score, cost, dict(self.budget.limits.maximum), {},
-                        int(self.masks.open[1:].sum()), units)
+            cost, opened = limits.cost(self.masks.open), int(self.masks.open[1:].sum())
+            return Tick(phase, number + 1, epochs, done, loss, score, cost, dict(limits.maximum), {}, opened, units)
         with torch.no_grad():
-            probability = self.gates.probability()
+            opened = int((self.gates.probability() > 0.5).sum())
             cost = {metric: float(value) for metric, value in self.budget.expected().items()}
-        return Tick(
-            phase, number + 1, epochs, done, loss, score, cost, self.budget.targets(), dict(self.budget.multipliers),
-            int((probability > 0.5).sum()), units,
-        )
+        multipliers = dict(self.budget.multipliers)
+        targets = self.budget.targets()
+        return Tick(phase, number + 1, epochs, done, loss, score, cost, targets, multipliers, opened, units)
 
     # State.
 
@@ -315,7 +276,6 @@ class _Run:
 
     def save(self, phase: str, epoch: int, model: nn.Module, optimizer: Any, schedule: Any) -> None:
         state = {
-            "key": self.key,
             "phase": phase,
             "epoch": epoch,
             "model": model.state_dict(),
@@ -334,37 +294,30 @@ class _Run:
                 "probability": torch.from_numpy(self.masks.probability),
                 "report": self.masks.report,
                 "gated": self.model.state_dict(),
+                "shrank": model is not self.model,
             }
-        beside = self.file.with_suffix(".partial")
-        torch.save(state, beside)
-        os.replace(beside, self.file)
-
-    def load(self) -> dict[str, Any] | None:
-        """Read the checkpoint, if there is one of this very recipe, data and version."""
-        try:
-            saved: dict[str, Any] = torch.load(self.file, weights_only=True)
-        except FileNotFoundError:
-            return None
-        except (RuntimeError, EOFError, ValueError, OSError):  # written by another version, or damaged: begin anew
-            return None
-        if saved.get("key") != self.key:
-            return None
-        self.history, self.dense = saved["history"], saved["dense"]
-        if saved["phase"] == "settle":
-            self.model.load_state_dict(saved["gated"])
-        return saved
+        checkpoints.save(self.file, self.key, state)
 
     def plain(self, state: dict[str, Tensor]) -> nn.Module:
-        """A copy of the model without gates, with the weights of a gated state in which every gate was open."""
+        """Return a copy of the model without gates, with the weights of a gated state in which every gate was open."""
         twin = copy.deepcopy(self.model)
         twin.load_state_dict(state)
-        gates = next(m for m in twin.modules() if isinstance(m, Gates))
-        gates.held = True
+        gates_of(twin).held = True
         return detach(twin)
 
     def logits(self, teacher: nn.Module) -> Tensor:
         with evaluating(teacher), torch.no_grad():
-            return torch.cat([teacher(part) for part in self.data.x_train.split(500)])
+            return torch.cat([teacher(part) for part in torch.split(self.data.x_train, 500)])
+
+
+def _digest(state: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):  # a module's own extra state
+            continue
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()).data)
+    return digest.hexdigest()
 
 
 def _soft_loss(logits: Tensor, soft: Tensor) -> Tensor:

@@ -174,7 +174,7 @@ class Cost:
     activation_bytes: int
 
     def as_dict(self) -> dict[str, int]:
-        """The four figures by name."""
+        """Return the four figures by name."""
         return {
             "macs": self.macs,
             "params": self.params,

@@ -66,7 +66,7 @@ class Units:
 
     def find(self, labels: np.ndarray) -> np.ndarray:
         """Return the name of each label's set."""
-        root = self._parent[labels]
+        root: np.ndarray = self._parent[labels]
         while True:
             above = self._parent[root]
             if np.array_equal(above, root):
@@ -132,7 +132,7 @@ class Units:
 
     def lift(self, tensor: Labelled) -> torch.Tensor:
         """Return the labels as an int64 tensor of the network's shape, stride 0 where they do not vary."""
-        return torch.from_numpy(np.ascontiguousarray(tensor.labels)).expand(tensor.shape)
+        return torch.from_numpy(np.require(tensor.labels, requirements=["C", "W"])).expand(tensor.shape)
 
     def lower(self, labels: torch.Tensor) -> Labelled:
         """Return what an operator made of lifted labels."""
@@ -171,9 +171,7 @@ def _align(tensor: Labelled, rank: int) -> Labelled:
 
 def _spread(narrow: Labelled, wide: Labelled) -> bool:
     """Tell whether ``narrow`` is broadcast along an axis on which ``wide`` varies and is more than pinned."""
-    return any(
-        narrow.shape[i] == 1 and wide.labels.shape[i] > 1 and wide.shape[i] > 1 for i in range(len(wide.shape))
-    )
+    return any(narrow.shape[i] == 1 and wide.labels.shape[i] > 1 and wide.shape[i] > 1 for i in range(len(wide.shape)))
 
 
 def _blocks(ins: Sequence[int], outs: Sequence[int]) -> list[tuple[list[int], list[int]]]:

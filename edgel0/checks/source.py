@@ -45,7 +45,7 @@ class Source:
 
     def error(self, address: str, text: str) -> RecipeError:
         """Make the error that begins with file and line; the caller raises it."""
-        return RecipeError(f"{self.where(address)}: {text}.")
+        return RecipeError(f"{self.where(address)}: {text}{'' if text.endswith(('.', '?')) else '.'}")
 
     def refuse_unknown(self, table: Iterable[str], known: Iterable[str], prefix: str = "") -> None:
         """Raise for the first key that nobody would read; ``prefix`` is the address of the table, with its dot."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from edgel0.quantities import format_count
-from edgel0.training import Tick
+
+if TYPE_CHECKING:
+    from edgel0.training import Tick
+
+BAR = 14
+BESIDE = 7 + BAR + 7 + 3  # columns of a bar's line that are not words: phase, bar, time, and the spaces between
 
 
 class Watch:
@@ -18,9 +24,9 @@ class Watch:
         self.console = console
         self.live = console.is_terminal
         self.progress = Progress(
-            TextColumn("{task.description:7}"),
-            BarColumn(bar_width=14),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.description:7}", markup=False),
+            BarColumn(bar_width=BAR),
+            TextColumn("{task.fields[words]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not self.live,
@@ -43,8 +49,8 @@ class Watch:
         if self.live:
             if tick.phase not in self.tasks:
                 self.tasks[tick.phase] = self.progress.add_task(tick.phase, total=tick.epochs, words="")
-            done = tick.epoch - 1 + tick.done
-            self.progress.update(self.tasks[tick.phase], completed=done, words=words(tick))
+            done, room = tick.epoch - 1 + tick.done, self.console.width - BESIDE
+            self.progress.update(self.tasks[tick.phase], completed=done, words=words(tick, room))
         elif tick.accuracy is not None:
             self.console.print(f"{tick.phase:7} {tick.epoch:>3}/{tick.epochs:<3} {words(tick)}", soft_wrap=True)
 
@@ -53,27 +59,33 @@ class Watch:
         if self.live:
             if "say" not in self.tasks:
                 self.tasks["say"] = self.progress.add_task("then", total=None, words="")
-            self.progress.update(self.tasks["say"], words=text)
+            self.progress.update(self.tasks["say"], words=text[: max(self.console.width - BESIDE, 0)])
         else:
             self.console.print(text, soft_wrap=True)
 
 
-def words(tick: Tick) -> str:
-    """Loss, accuracy, expected cost against target, multiplier and open units, as far as they are known."""
-    parts = [f"loss {tick.loss:.3f}"]
+def words(tick: Tick, room: int | None = None) -> str:
+    """Loss, accuracy, expected cost against target, multipliers and open units, as far as they are known.
+
+    What has no ``room`` (columns) is left out: multipliers first, then the loss, the last limits, the open units.
+    """
+    parts = {"loss": f"loss {tick.loss:.3f}"}
     if tick.accuracy is not None:
-        parts.append(f"acc {tick.accuracy:.2%}")
+        parts["accuracy"] = f"acc {tick.accuracy:.2%}"
     for metric, cost in tick.cost.items():
-        parts.append(f"{metric} {_short(cost)}/{_short(tick.target[metric])}")
+        parts[metric] = f"{metric.removesuffix('_bytes')} {_short(cost)}/{_short(tick.target[metric])}"
         if tick.multiplier.get(metric):
-            parts.append(f"λ {tick.multiplier[metric]:.2f}")
+            parts[f"λ {metric}"] = f"λ {tick.multiplier[metric]:.2f}"
     if tick.open_units is not None:
-        parts.append(f"open {tick.open_units}/{tick.units}")
-    return " ".join(parts)
+        parts["open"] = f"open {tick.open_units}/{tick.units}"
+    spare = [*(f"λ {metric}" for metric in tick.cost), "loss", *reversed([*tick.cost][1:]), "open", *parts]
+    while room is not None and parts and len(" ".join(parts.values())) > room:
+        parts.pop(spare.pop(0), None)
+    return " ".join(parts.values())
 
 
 def _short(value: float) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
+        if value >= 0.9995 * size:  # what rounds to 1000 of a unit is 1 of the next
             return f"{value / size:.3g}{unit}"
     return format_count(round(value))

@@ -15,15 +15,15 @@ from edgel0.types import Measurement
 
 
 def _grid(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(columns[0], overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column(Text(columns[0]), overflow="fold")
     for column in columns[1:]:
         table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
 def _ratio(dense: float, slim: float) -> str:
-    return f"{dense / slim:.1f} ×" if slim else "–"
+    return f"{dense / slim:.1f} ×" if slim else "–"  # noqa: RUF001 - typography for people
 
 
 def summary(result: dict[str, Any]) -> RenderableType:
@@ -36,9 +36,10 @@ def summary(result: dict[str, Any]) -> RenderableType:
         table.add_row(name, format_count(dense[key]), format_count(slim[key]), _ratio(dense[key], slim[key]))
     for key, name in (("weight_bytes", "weights"), ("activation_bytes", "peak activations")):
         table.add_row(name, _kib(dense[key]), _kib(slim[key]), _ratio(dense[key], slim[key]))
-    for (old, before), (new, after) in zip(dense["files"].items(), slim["files"].items(), strict=True):
-        table.add_row(new.replace("slim", "file"), _kib(before), _kib(after), _ratio(before, after))
-        del old
+    for name, before in dense["files"].items():
+        suffix = name.removeprefix("dense")
+        after = slim["files"][f"slim{suffix}"]
+        table.add_row(f"{suffix} file", _kib(before), _kib(after), _ratio(before, after))
     for runtime, before in dense["latency_ms"].items():
         after = slim["latency_ms"][runtime]
         for stat in ("p50", "p90"):
@@ -58,16 +59,16 @@ def _notes(result: dict[str, Any]) -> list[str]:
     more = "" if len(mask["groups"]) <= 6 else f" … ({len(mask['groups'])} groups, all in result.json)"
     lines = [f"kept: {kept}{more}"]
     for metric, row in result["budget"].items():
-        lines.append(f"budget: {row['slim']:,.0f} of {row['limit']:,.0f} {metric} ({format_percent(row['slim'] / row['limit'])})")
+        share = format_percent(row["slim"] / row["limit"])
+        lines.append(f"budget: {row['slim']:,.0f} of {row['limit']:,.0f} {metric} ({share})")
     for name, row in result["parity"].items():
         lines.append(
             f"{name}: within {row['max_abs']:.1e} of {row['reference']}, same top-1 on {row['top1']:.1%} of "
             f"{row['samples']:,} samples"
         )
-    lines.append(
-        f"measured interleaved on {profile['board']}, {profile['threads']} thread(s); "
-        + ", ".join(f"{k} {v}" for k, v in sorted(profile["runtimes"].items()))
-    )
+    if profile["runtimes"]:
+        runtimes = ", ".join(f"{name} {version}" for name, version in sorted(profile["runtimes"].items()))
+        lines.append(f"measured interleaved on {profile['board']}, {profile['threads']} thread(s); {runtimes}")
     return lines
 
 
@@ -76,15 +77,19 @@ def measurements(rows: Sequence[Measurement]) -> RenderableType:
     table = _grid("file", "p10", "p50", "p90", "load", "peak RSS", "size")
     for row in rows:
         table.add_row(
-            row.artifact.rpartition("/")[2],
+            Text(_file(row)),
             *(format_ms(value) for value in (row.p10_ms, row.p50_ms, row.p90_ms, row.load_ms)),
-            "–" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:,.0f} MiB",
+            "–" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:,.0f} MiB",  # noqa: RUF001 - as above
             _kib(row.file_bytes),
         )
     first = rows[0]
     lines = [Text(f"{first.board}; {', '.join(sorted({r.runtime for r in rows}))}; {first.threads} thread(s)")]
-    lines += [Text(f"{row.artifact.rpartition('/')[2]}: {note}") for row in rows for note in row.notes]
+    lines += [Text(f"{_file(row)}: {note}") for row in rows for note in row.notes]
     return Group(table, Text(""), *lines)
+
+
+def _file(row: Measurement) -> str:
+    return row.artifact.rpartition("/")[2]
 
 
 def inspection(found: dict[str, Any]) -> RenderableType:
@@ -92,7 +97,9 @@ def inspection(found: dict[str, Any]) -> RenderableType:
     table = _grid("group", "units", "MACs", "parameters", "")
     for group in found["groups"]:
         bar = "█" * round(20 * group["macs"]) or ("▏" if group["macs"] else "")
-        table.add_row(group["name"], f"{group['units']:,}", f"{group['macs']:.1%}", f"{group['params']:.1%}", Text(bar))
+        table.add_row(
+            Text(group["name"]), f"{group['units']:,}", f"{group['macs']:.1%}", f"{group['params']:.1%}", Text(bar)
+        )
     table.columns[-1].justify = "left"
     lines = [
         f"{found['units']:,} units in {len(found['groups'])} groups; MACs {format_count(found['cost']['macs'])}, "

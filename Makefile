@@ -1,0 +1,59 @@
+# Two commands do everything on a fresh machine with Python >= 3.10 and make:
+#   make demo    install, train LeNet-5 to 8 % of its MACs, export, measure, check
+#   make test    install what tests need, run them
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint types wheel readme lenet clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/edgel0 run export/mnist-lenet5.toml
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+
+# The base install must work where there is no torch.
+wheel: $(VENV)/dev.stamp
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip --disable-pip-version-check install -q dist/*.whl
+	build/wheel/bin/edgel0 --version
+	build/wheel/bin/python -c "import edgel0, sys; edgel0.check; assert 'torch' not in sys.modules"
+
+# The figures of the README, from the last demo on this machine.
+readme: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.readme runs/mnist-lenet5/result.json README.md
+
+# All of MNIST, three seeds: make lenet DATA=mnist.npz
+lenet: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.lenet --data $(DATA)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "edgel0 needs Python 3.10 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its exact version: a range would take the newest build, which may be a CUDA one of several GB.
+$(VENV)/torch.stamp: constraints.txt | $(VENV)/bin/python
+	$(PIP) install -q "$$(grep -m1 '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
+	$(PIP) install -q -c constraints.txt -e ".[demo]"
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
+	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/demo.stamp
+
+clean:
+	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,306 @@
+"""Is slimming exact on everybody's models? torchvision's and timm's, each with a random half of its units closed.
+
+``python -m benchmarks.zoo --store docs/zoo.jsonl`` measures every model in a process of its own and goes on where an
+interrupted run stopped; ``--report docs/zoo.md`` makes the table from what is stored. Where Torch-Pruning is installed
+it prunes half of the channels of the same model (its ``ignored_layers`` set to the classifier), and its pruned model is
+compared with one whose pruned channels were zeroed in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.metadata
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgel0.capturing import capture
+from edgel0.cost import cost_of, sums
+from edgel0.errors import EdgeL0Error
+from edgel0.masks import masked
+from edgel0.slimming import slim
+from edgel0.tracing import couple
+from edgel0.types import Coupling, Masks
+
+LIBRARIES: list[torch.library.Library] = []
+PER_FAMILY = 2
+TIMEOUT = 1200
+
+
+def torchvision_models() -> Any:
+    """Import torchvision, whose compiled operators a CPU-only torch may lack, and return its models."""
+    try:
+        from torchvision import models
+    except (RuntimeError, ImportError):
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        LIBRARIES.append(library)
+        for name in [name for name in sys.modules if name.startswith("torchvision")]:
+            del sys.modules[name]
+        from torchvision import models
+    return models
+
+
+def names() -> Iterator[str]:
+    """Every torchvision classifier and segmenter, and the smallest members of each of timm's model files."""
+    models = torchvision_models()
+    for module in (models, models.segmentation):
+        for name in models.list_models(module=module):
+            yield f"torchvision:{name}"
+    import timm
+
+    for family in sorted(
+        {timm.models.model_entrypoint(name).__module__.rpartition(".")[2] for name in timm.list_models()}
+    ):
+        sized = []
+        for name in timm.list_models(module=family):
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    sized.append((sum(p.numel() for p in timm.create_model(name).parameters()), name))
+                except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, KeyError):
+                    sized.append((1 << 62, name))
+        for _, name in sorted(sized)[:PER_FAMILY]:
+            yield f"timm:{name}"
+
+
+def build(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """Make a model with random weights in float64 and an input for it."""
+    source, _, model_name = name.partition(":")
+    if source == "torchvision":
+        models = torchvision_models()
+        options: dict[str, Any] = {"weights": None}
+        if model_name in ("inception_v3", "googlenet"):
+            options |= {"init_weights": False, "aux_logits": False}
+        if model_name in models.list_models(module=models.segmentation):
+            options |= {"weights_backbone": None}
+        model = models.get_model(model_name, **options)
+        side = 299 if model_name == "inception_v3" else 224
+        shape: tuple[int, ...] = (3, side, side)
+    else:
+        import timm
+
+        torchvision_models()
+        model = timm.create_model(model_name)
+        shape = tuple(model.default_cfg.get("input_size", (3, 224, 224)))
+    return randomized_(model.double().eval()), torch.randn(1, *shape, dtype=torch.float64)
+
+
+def randomized_(model: nn.Module) -> nn.Module:
+    """Give every tensor values that matter: no zero head, no layer scale of 1e-6, no trivial statistics."""
+    generator = torch.Generator().manual_seed(0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator, dtype=torch.float64))
+        elif name.endswith("running_var"):
+            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator, dtype=torch.float64))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() < 2:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+                if parameter.abs().max() < 0.5:
+                    parameter.add_(0.5)
+            elif parameter.abs().max() == 0:
+                parameter.normal_(0, 0.02, generator=generator)
+    return model
+
+
+def one(name: str) -> dict[str, Any]:
+    """Measure one model; what goes wrong is part of the row."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    row: dict[str, Any] = {"model": name, "captured": False, "torch": str(torch.__version__)}
+    model, x = build(name)
+    row["parameters"] = sum(p.numel() for p in model.parameters())
+    began = time.perf_counter()
+    try:
+        program = capture(model, x)
+    except EdgeL0Error as error:
+        return row | {"reason": str(error)[:300]}
+    row |= {"captured": True, "export_s": _since(began)}
+    before = _peak()
+    began = time.perf_counter()
+    coupling = couple(program)
+    row |= {"trace_s": _since(began), "trace_peak_growth_bytes": _peak() - before}
+    row |= {"units": coupling.units, "unknown": list(coupling.unknown)}
+    dense = cost_of(coupling)
+    row |= {"macs": dense.macs, "params": dense.params, **removable(coupling)}
+    masks = Masks.random(coupling, share=0.5, seed=0)
+    began = time.perf_counter()
+    smaller = slim(model, masks)
+    row["slim_s"] = _since(began)
+    with torch.no_grad():
+        wanted = leaves(masked(model, masks)(x))
+        found = leaves(smaller.program.module()(x))
+        plain = leaves(model(x))
+    scale = max(float(t.abs().max()) for t in wanted)
+    row["error"] = max(float((a - b).abs().max()) for a, b in zip(wanted, found, strict=True)) / scale
+    row["mask_effect"] = max(float((a - b).abs().max()) for a, b in zip(wanted, plain, strict=True)) / scale
+    row["slim_macs"] = smaller.cost.macs
+    del smaller, program
+    return row | torch_pruning(model, x)
+
+
+def removable(coupling: Coupling) -> dict[str, float]:
+    """Shares of parameters and MACs that lie on a unit: what is gone when every unit is."""
+    nothing = torch.zeros(coupling.units + 1, dtype=torch.float64)
+    nothing[0] = 1
+    everything = torch.ones_like(nothing)
+    costs = sums(coupling)
+    return {
+        f"removable_{metric}": round(1 - float(costs[metric](nothing)) / max(float(costs[metric](everything)), 1), 4)
+        for metric in ("macs", "params")
+    }
+
+
+def torch_pruning(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
+    """Prune half of the channels with Torch-Pruning, where it is installed, and compare."""
+    try:
+        import torch_pruning as tp
+    except ImportError:
+        return {}
+    row: dict[str, Any] = {"tp_version": importlib.metadata.version("torch-pruning"), "tp_forward": False}
+    pruned, zeroed = copy.deepcopy(model), copy.deepcopy(model)
+    classes = leaves(model(x))[0].shape[1]
+    ignored = [m for m in pruned.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) == classes]
+    began = time.perf_counter()
+    try:
+        for parameter in pruned.parameters():
+            parameter.requires_grad_(True)
+        pruner = tp.pruner.MagnitudePruner(
+            pruned, x, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5, ignored_layers=ignored
+        )
+        names = {module: name for name, module in pruned.named_modules()}
+        with torch.no_grad():
+            for group in pruner.step(interactive=True):
+                for dependency, indices in group:
+                    zero_(zeroed, names.get(dependency.target.module), dependency.handler, indices, tp)
+                group.prune()
+            row["tp_s"] = _since(began)
+            got = leaves(pruned(x))
+            row["tp_forward"] = True
+            want = leaves(zeroed(x))
+            scale = max(float(t.abs().max()) for t in want)
+            row["tp_error"] = max(float((a - b).abs().max()) for a, b in zip(want, got, strict=True)) / scale
+    except Exception as error:  # noqa: BLE001 - a peer may fail in any way, and that is the finding
+        row["tp_reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}"
+    return row
+
+
+def zero_(model: nn.Module, name: str | None, handler: Callable[..., Any], indices: list[int], tp: Any) -> None:
+    """Zero what Torch-Pruning is about to remove from an *input* side: the columns that read the pruned channels."""
+    if name is None or "in_channels" not in getattr(handler, "__name__", ""):
+        return
+    module = model.get_submodule(name)
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() < 2 or getattr(module, "groups", 1) > 1:
+        return
+    axis = 0 if getattr(module, "transposed", False) else 1
+    weight.index_fill_(axis, torch.tensor(sorted(set(indices))), 0)
+
+
+def leaves(value: Any) -> list[torch.Tensor]:
+    """Tensors of a model's answer."""
+    return [t for t in torch.utils._pytree.tree_leaves(value) if isinstance(t, torch.Tensor)]
+
+
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 3)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measured(name: str) -> dict[str, Any]:
+    """Run :func:`one` in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo", "--one", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        return {"model": name, "captured": False, "crash": f"no answer in {TIMEOUT} s"}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        return {"model": name, "captured": False, "crash": last[:300]}
+    row: dict[str, Any] = json.loads(lines[-1])
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table and the sentences above it."""
+    captured = [r for r in rows if r["captured"]]
+    worst = max((r["error"] for r in captured if "error" in r), default=float("nan"))
+    crashed = [r for r in rows if "crash" in r]
+    peers = [r for r in rows if "tp_forward" in r]
+    lines = [
+        "# The zoo",
+        "",
+        f"Made by `make zoo` with torch {rows[0].get('torch')}; {len(rows)} models, {len(captured)} captured "
+        f"({len(captured) / len(rows):.1%}), {len(crashed)} crashed. Random weights, float64, a random half of all "
+        "units closed (seed 0). Largest difference between the masked and the slimmed model, relative to the largest "
+        f"output: **{worst:.1e}**. Seconds are of one run on one thread of a shared x86-64 machine.",
+        "",
+        f"Torch-Pruning {peers[0]['tp_version'] if peers else '-'} on the same models, half of the channels: its "
+        f"forward runs on {sum(r['tp_forward'] for r in peers)} of {len(peers)}; *TP* is its difference from the same "
+        "model with the removed input columns zeroed, relative to the largest output, or - where it does not run.",
+        "",
+        "| model | unknown operators | units | removable MACs | parameters | error | export s | trace s | slim s "
+        "| TP | TP s |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for r in rows:
+        if not r["captured"]:
+            lines.append(f"| {r['model']} | not captured: {(r.get('crash') or r.get('reason', ''))[:120]} ||||||||||")
+            continue
+        peer = f"{r['tp_error']:.0e}" if "tp_error" in r else "-"
+        lines.append(
+            f"| {r['model']} | {', '.join(r['unknown']) or 'none'} | {r['units']:,} | {r['removable_macs']:.1%} | "
+            f"{r['removable_params']:.1%} | {r.get('error', float('nan')):.0e} | {r['export_s']:.1f} | "
+            f"{r['trace_s']:.2f} | {r.get('slim_s', float('nan')):.2f} | {peer} | {r.get('tp_s', '-')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure what is not stored yet, or write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--one", help="measure one model here and print its row")
+    parser.add_argument("--store", type=Path, default=Path("docs/zoo.jsonl"))
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--only", default="", help="models whose name contains this")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one)))
+        return
+    stored = {}
+    if options.store.exists():
+        stored = {r["model"]: r for r in map(json.loads, options.store.read_text().splitlines())}
+    if not options.report:
+        options.store.parent.mkdir(parents=True, exist_ok=True)
+        todo = [name for name in names() if options.only in name and name not in stored]
+        with ThreadPoolExecutor(options.jobs) as pool, options.store.open("a") as file:
+            for number, row in enumerate(pool.map(measured, todo), 1):
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                state = row.get("crash") or row.get("reason") or f"error {row.get('error', float('nan')):.1e}"
+                print(f"{number}/{len(todo)} {row['model']}: {state[:150]}", flush=True)
+        return
+    options.report.write_text(table([stored[name] for name in sorted(stored)]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,374 @@
+"""Budgets: targets, multipliers and penalties by hand, and the smallest network against every mask there is."""
+
+import copy
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgel0.budget import Budget, Limits, least
+from edgel0.cost import sums
+from edgel0.errors import BudgetError
+from edgel0.gates import LIMIT, attach, log_alpha_of
+from edgel0.reaching import connected
+from edgel0.tracing import trace
+
+# Linear(3, 4) and Linear(4, 2): with s units open 5 s MACs, 6 s + 2 parameters, 4 bytes each.
+DENSE = {"macs": 20.0, "params": 26.0, "weight_bytes": 104.0}
+
+
+def two_layers():
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def gated(*probabilities):
+    gates = attach(two_layers(), torch.zeros(1, 3))
+    if probabilities:
+        gates.log_alpha.data.copy_(torch.tensor([log_alpha_of(p) for p in probabilities]))
+    return gates
+
+
+def advance(budget, count=1):
+    for _ in range(count):
+        budget.penalty()
+        budget.step()
+
+
+# Limits.
+
+
+@pytest.mark.parametrize(
+    ("given", "maximum"),
+    [
+        ({"macs": 0.5}, {"macs": 10.0}),
+        ({"macs": "50 %"}, {"macs": 10.0}),
+        ({"macs": "0.5"}, {"macs": 10.0}),
+        ({"macs": 11}, {"macs": 11.0}),
+        ({"params": "0.02 k"}, {"params": 20.0}),
+        ({"params": 1.0}, {"params": 26.0}),
+        ({"size": "80 B"}, {"weight_bytes": 80.0}),
+        ({"size": "0.1 kB"}, {"weight_bytes": 100.0}),
+        ({"size": 0.5}, {"weight_bytes": 52.0}),
+        ({"macs": 0.25, "params": 20, "size": "80 B"}, {"macs": 5.0, "params": 20.0, "weight_bytes": 80.0}),
+        ({"macs": "1 M"}, {"macs": 1e6}),
+    ],
+)
+def test_limits_become_absolute(given, maximum):
+    limits = Limits(trace(two_layers(), torch.zeros(1, 3)), **given)
+    assert limits.maximum == maximum
+    assert limits.dense == {metric: DENSE[metric] for metric in maximum}
+
+
+def test_cost_and_fit_of_a_mask_by_hand():
+    limits = Limits(trace(two_layers(), torch.zeros(1, 3)), macs=10, params=14, size=56)
+    for count in range(5):
+        opened = np.arange(5) <= count
+        assert limits.cost(opened) == {"macs": 5.0 * count, "params": 6.0 * count + 2, "weight_bytes": 24.0 * count + 8}
+        assert limits.fits(opened) is (count <= 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "name at least one of macs, params and size"),
+        ({"macs": 0}, "nothing can keep"),
+        ({"macs": math.inf}, "not a count"),
+        ({"macs": math.nan}, "not a count"),
+        ({"size": -3}, "not a size"),
+        ({"macs": "12 apples"}, "apples"),
+        ({"macs": "140 %"}, "not a share"),
+        ({"macs": 4}, "the limit of 4 MACS cannot be reached.* has 5 MACS .dense: 20 MACS.. Raise .* at least 5"),
+        ({"params": 7}, "the limit of 7 params .* has 8 params"),
+        ({"size": "31 B"}, "the limit of 31 B of weights .* has 32 B of weights"),
+        ({"macs": 0.9, "params": 7}, "the limit of 7 params"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(given, message):
+    with pytest.raises(BudgetError, match=message):
+        Limits(trace(two_layers(), torch.zeros(1, 3)), **given)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 3, 3, padding=1)
+        self.a, self.b = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1)
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        h = F.relu(self.stem(x))
+        return self.fc((h + self.b(F.relu(self.a(h)))).mean((2, 3)))
+
+
+class Unlike(nn.Module):
+    """Channels of unlike cost side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.big, self.little, self.fc = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(1, 2, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(torch.cat([F.relu(self.big(x)), F.relu(self.little(x))], 1).mean((2, 3)))
+
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c, self.d, self.f, self.o = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 1), nn.Linear(8, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.o(F.relu(self.f(F.relu(self.d(F.relu(self.c(x)))).flatten(1))))
+
+
+class Branches(nn.Module):
+    """Either of two branches would do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x))) + self.d(F.relu(self.c(x)))
+
+
+class Outputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        h = F.relu(self.a(x))
+        return self.b(h), self.d(F.relu(self.c(h)))
+
+
+class Depthwise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 3, 1), nn.Conv2d(3, 3, 3, groups=3)
+        self.c, self.o = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.o(F.relu(self.c(F.relu(self.b(F.relu(self.a(x)))))).mean((2, 3)))
+
+
+class Halves(nn.Module):
+    """Two halves of one layer with readers of unlike cost."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(2, 4), nn.Linear(2, 1), nn.Linear(4, 1)
+
+    def forward(self, x):
+        first, second = F.relu(self.a(x)).chunk(2, 1)
+        return self.d(F.relu(self.b(first))) + self.c(second)
+
+
+@pytest.mark.parametrize("metric", ["macs", "params", "weight_bytes"])
+@pytest.mark.parametrize("make", [two_layers, Residual, Unlike, Flat, Branches, Outputs, Depthwise, Halves])
+def test_the_smallest_reachable_network_against_all_masks(make, metric):
+    example = torch.zeros(1, 1, 4, 4) if make in (Residual, Unlike, Flat, Depthwise) else torch.zeros(1, 3)
+    coupling = trace(make(), example)
+    total = sums(coupling)[metric]
+    masks = (np.array([True, *bits]) for bits in itertools.product([False, True], repeat=coupling.units))
+    floor = min(float(total(torch.from_numpy(m).double())) for m in masks if connected(coupling, m))
+    assert float(total(torch.from_numpy(least(coupling, total)).double())) == floor
+    name = "size" if metric == "weight_bytes" else metric
+    Limits(coupling, **{name: int(floor)})
+    with pytest.raises(BudgetError, match=f"Raise the limit to at least {floor:.0f}\\."):
+        Limits(coupling, **{name: int(floor) - 1})
+
+
+def test_limits_that_only_hold_one_by_one_are_refused():
+    class Choice(nn.Module):
+        """A branch of few parameters and many MACs beside one of many parameters and few MACs."""
+
+        def __init__(self):
+            super().__init__()
+            self.slow, self.fast = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(64, 1, bias=False)
+            self.slow_out, self.fast_out = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 1, bias=False)
+
+        def forward(self, x):
+            wide = self.slow_out(F.relu(self.slow(x))).mean((2, 3))
+            return wide + self.fast_out(F.relu(self.fast(x.flatten(1))))
+
+    coupling = trace(Choice(), torch.zeros(1, 1, 8, 8))  # slow: 128 MACs, 2 parameters; fast: 65 MACs, 65 parameters
+    assert Limits(coupling, macs=65).cost(np.array([True, False, True])) == {"macs": 65.0}
+    assert Limits(coupling, params=2).cost(np.array([True, True, False])) == {"params": 2.0}
+    with pytest.raises(BudgetError, match="one by one, but not together"):
+        Limits(coupling, macs=65, params=2)
+
+
+# Targets and multipliers.
+
+
+@pytest.mark.parametrize("warmup", [0.5, 0.8, 1.0])
+def test_targets_move_linearly_and_stay(warmup):
+    budget = Budget(gated(), macs=0.25, params=14, steps=20, warmup=warmup)
+    for at in range(25):
+        done = min(1, at / (20 * warmup))
+        assert budget.targets() == pytest.approx({"macs": 20 - 15 * done, "params": 26 - 12 * done})
+        advance(budget)
+
+
+def test_without_warmup_the_target_is_the_limit_at_once():
+    assert Budget(gated(), macs=0.25, warmup=0.0).targets() == {"macs": 5.0}
+
+
+def test_a_limit_above_the_dense_model_asks_for_nothing():
+    budget = Budget(gated(), macs="1 M", steps=10)
+    advance(budget, 12)
+    assert budget.targets() == {"macs": 20.0}
+    assert budget.multipliers == {"macs": 0.0}
+
+
+def test_multiplier_ascends_by_the_violation_and_restarts_at_zero():
+    gates = gated(0.5, 0.5, 0.5, 0.5)  # 10 MACs expected
+    budget = Budget(gates, macs=5, steps=100, warmup=0.0, rate=0.1)
+    for count in range(1, 4):
+        advance(budget)
+        assert budget.multipliers["macs"] == pytest.approx(count * 0.1 * (10 / 5 - 1))
+    gates.log_alpha.data.fill_(log_alpha_of(0.24))  # 4.8 MACs: feasible
+    advance(budget)
+    assert budget.multipliers == {"macs": 0.0}
+    gates.log_alpha.data.fill_(log_alpha_of(0.3))  # 6 MACs
+    advance(budget)
+    assert budget.multipliers["macs"] == pytest.approx(0.1 * 0.2)
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(10, 0.5), (2000, 0.05), (10**6, 0.005)])
+def test_default_rate(steps, rate):
+    assert Budget(gated(), macs=0.5, steps=steps).rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"steps": math.nan}, {"warmup": -0.1}, {"warmup": 1.1}, {"rate": 0.0}, {"rate": math.inf}]
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(BudgetError, match="steps >= 1"):
+        Budget(gated(), macs=0.5, **wrong)
+
+
+# Penalty.
+
+
+def test_expected_cost_by_hand():
+    budget = Budget(gated(0.9, 0.8, 0.3, 0.1), macs=0.5, params=0.5, size=0.5)
+    expected = {metric: float(cost.detach()) for metric, cost in budget.expected().items()}
+    assert expected == pytest.approx(
+        {"macs": 5 * 2.1, "params": 6 * 2.1 + 2, "weight_bytes": 4 * (6 * 2.1 + 2)}, rel=1e-6
+    )
+
+
+def test_expected_cost_is_the_mean_over_independent_masks():
+    coupling = trace(Flat(), torch.zeros(1, 1, 4, 4))
+    total = sums(coupling)["macs"]
+    p = torch.linspace(0.2, 0.9, coupling.units, dtype=torch.float64)
+    mean = 0.0
+    for bits in itertools.product([0.0, 1.0], repeat=coupling.units):
+        z = torch.tensor(bits, dtype=torch.float64)
+        mean += float(torch.where(z > 0, p, 1 - p).prod() * total(torch.cat([torch.ones(1).double(), z])))
+    assert float(total(torch.cat([torch.ones(1).double(), p]))) == pytest.approx(mean, rel=1e-12)
+
+
+def test_penalty_and_its_gradient_by_hand():
+    p = torch.tensor([0.9, 0.8, 0.3, 0.1])
+    gates = gated(*p.tolist())
+    budget = Budget(gates, macs=7, params=10, warmup=0.0, rate=0.2)
+    assert float(budget.penalty()) == 0.0  # no multiplier has risen yet
+    budget.multipliers = {"macs": 2.0, "params": 0.5}
+    penalty = budget.penalty()
+    value = 2.0 * (5 * 2.1 / 7 - 1) + 0.5 * ((6 * 2.1 + 2) / 10 - 1)
+    assert float(penalty.detach()) == pytest.approx(value, rel=1e-6)
+    assert penalty.dtype == torch.float32
+    penalty.backward()
+    gradient = (2.0 * 5 / 7 + 0.5 * 6 / 10) * p * (1 - p)
+    torch.testing.assert_close(gates.log_alpha.grad, gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_only_the_exceeded_limit_pushes():
+    gates = gated(0.5, 0.5, 0.5, 0.5)  # 10 MACs, 14 parameters
+    budget = Budget(gates, macs=5, params=20, warmup=0.0, rate=0.1)
+    advance(budget)
+    assert budget.multipliers == {"macs": pytest.approx(0.1), "params": 0.0}
+    budget.penalty().backward()
+    torch.testing.assert_close(gates.log_alpha.grad, torch.full((4,), 0.1 * 5 / 5 * 0.25))
+
+
+def test_ascent_and_restart_circle_at_the_limit():
+    gates = gated()
+    budget = Budget(gates, macs=0.5, steps=400)
+    optimizer = torch.optim.SGD([gates.log_alpha], lr=0.5)
+    costs = []
+    for _ in range(400):
+        loss = -0.1 * gates.probability().sum() + budget.penalty()  # something that wants units open
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        budget.step()
+        costs.append(float(budget.expected()["macs"].detach()))
+    assert min(costs) >= 10 * 0.9  # never rewarded for being smaller than asked
+    assert min(costs[-100:]) <= 10
+    assert max(costs[-80:]) <= 10 * 1.1
+
+
+# Ranges and state.
+
+
+def test_step_keeps_log_alpha_in_range_even_from_infinity():
+    gates = gated()
+    gates.log_alpha.data.copy_(torch.tensor([math.inf, -math.inf, 50.0, -50.0]))
+    budget = Budget(gates, macs=0.5)
+    assert float(budget.expected()["macs"].detach()) == pytest.approx(10)
+    advance(budget)
+    assert gates.log_alpha.tolist() == [LIMIT, -LIMIT, LIMIT, -LIMIT]
+
+
+def test_a_value_that_is_no_number_is_told_and_changes_no_state():
+    gates = gated()
+    budget = Budget(gates, macs=0.5)
+    advance(budget, 3)
+    before = budget.state_dict()
+    gates.log_alpha.data[1] = math.nan
+    budget.penalty()
+    with pytest.raises(BudgetError, match="expected macs is nan"):
+        budget.step()
+    assert {k: v for k, v in budget.state_dict().items() if k != "violations"} == {
+        k: v for k, v in before.items() if k != "violations"
+    }
+
+
+def test_state_dict_goes_on_identically():
+    def run(budget, steps):
+        trail = []
+        for _ in range(steps):
+            penalty = budget.penalty()
+            if penalty.requires_grad:
+                (gradient,) = torch.autograd.grad(penalty, budget.gates.log_alpha)
+                budget.gates.log_alpha.data -= 3 * gradient
+            budget.step()
+            trail.append((budget.at, dict(budget.multipliers), budget.targets(), budget.gates.log_alpha.tolist()))
+        return trail
+
+    def fresh():
+        return Budget(gated(0.9, 0.8, 0.7, 0.6), macs=0.25, size=0.4, steps=30, warmup=0.8)
+
+    whole = run(fresh(), 20)
+    first = fresh()
+    assert run(first, 9) == whole[:9]
+    first.penalty()  # interrupted between penalty and step
+    state = json.loads(json.dumps(first.state_dict()))
+    second = fresh()
+    second.gates.load_state_dict(copy.deepcopy(first.gates.state_dict()))
+    second.load_state_dict(state)
+    assert run(second, 11) == whole[9:]
+
+
+def test_a_fixed_mask_is_charged_as_it_is():
+    gates = gated(0.9, 0.8, 0.3, 0.1)
+    gates.fix(torch.tensor([True, False, True, True]))
+    assert float(Budget(gates, macs=0.9).expected()["macs"]) == 15.0
