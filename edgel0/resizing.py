@@ -80,24 +80,20 @@ def norm_groups(rewrite: Rewrite, node: Node) -> Node | None:
 
 
 def side_by_side(rewrite: Rewrite, node: Node) -> Node:
-    """Leave out the operands that are gone."""
-    a, labels, parts = _names(node), rewrite.labels(node), list(_names(node).tensors)
-    if rewrite.packet(node) is aten.stack:
-        dim = a.dim % len(node.meta["val"].shape)
-        if labels is not None and labels.axis == dim:
-            parts = [parts[i] for i in rewrite.kept(labels)]
-        return rewrite.copy(node, tensors=[rewrite.argument(node, t) for t in parts])
-    parts = [t for t in parts if not (t in rewrite.absent or _empty(rewrite, node, t))]
-    if len(parts) == 1:
+    """Leave out the operands of which nothing is kept."""
+    a, labels = _names(node), rewrite.labels(node)
+    shape, stacked = node.meta["val"].shape, rewrite.packet(node) is aten.stack
+    dim, start, parts = a.dim % len(shape), 0, []
+    for part in a.tensors:
+        size = 1 if stacked else part.meta["val"].shape[dim] if part.meta["val"].dim() == len(shape) else 0
+        if labels is None or labels.axis != dim or _count(rewrite.kept(labels), start, start + size):
+            parts.append(part)
+        start += size
+    if len(parts) == 1 and not stacked:
         made = rewrite.argument(node, parts[0])
         assert isinstance(made, Node)
         return made
-    return rewrite.call(node, aten.cat.default, [rewrite.argument(node, t) for t in parts], a.dim)
-
-
-def _empty(rewrite: Rewrite, node: Node, constant: Node) -> bool:
-    uses = rewrite.coupling.uses.get((node.name, constant.name), ())
-    return any(rewrite.kept(labels).size == 0 for labels in uses)
+    return rewrite.copy(node, tensors=[rewrite.argument(node, part) for part in parts])
 
 
 def written(rewrite: Rewrite, node: Node) -> Node | None:

@@ -390,6 +390,19 @@ def test_transformer_layer():
     assert coupling.units == 3 + 20
 
 
+def test_a_constant_in_a_concatenation_goes_with_the_group_it_is_normalised_in():
+    model = randomise(
+        nn.Sequential(
+            conv(3, 6), *(BLOCKS[name](c)[0] for name, c in (("own constant", 6), ("group norm", 8))), conv(8, 3)
+        )
+    )
+    coupling = trace(model, IMAGE)
+    for closed in (1, 2):
+        opened = np.ones(3, bool)
+        opened[closed] = False
+        agree(model, Masks(coupling, opened), IMAGE)
+
+
 # Parameters in several roles.
 
 
