@@ -102,6 +102,14 @@ def attention(live: Counter, node: Node, a: Any) -> tuple[Product, ...]:
     return live.elements(a.query).times(keys), live.elements(node).times(keys)
 
 
+def recurrent(live: Counter, node: Node, a: Any) -> tuple[Product, ...]:
+    """Each step of each sequence contracts every weight matrix once."""
+    shape = a.input.meta["val"].shape
+    steps = Product(int(np.prod(shape[:-1], dtype=np.int64)))
+    matrices = [weight for weight in a.params if weight.meta["val"].dim() == 2]
+    return tuple(steps.times(live.axis(w, 0, node)).times(live.axis(w, 1, node)) for w in matrices)
+
+
 COST: dict[Any, MacRule] = {
     aten.conv1d: convolution,
     aten.conv2d: convolution,
@@ -117,6 +125,10 @@ COST: dict[Any, MacRule] = {
     aten.matmul: product,
     aten.mm: product,
     aten.scaled_dot_product_attention: attention,
+    aten.lstm.input: recurrent,
+    aten.gru.input: recurrent,
+    aten.rnn_tanh.input: recurrent,
+    aten.rnn_relu.input: recurrent,
 }
 
 

@@ -414,6 +414,41 @@ def attention(walk: Walk, node: Node, a: Any) -> Value:
     return _meet(units, scores, _contract(walk, value, -2, rank), shape)
 
 
+def recurrent(walk: Walk, node: Node, a: Any) -> Value:
+    """Write hidden units and read them again at each step; all layers and directions of one call share them.
+
+    One call has one hidden size, so place ``j`` of every layer and direction is one unit. A projection is pinned.
+    """
+    weights = a.params
+    per_layer = 4 if a.has_biases else 2
+    directions = 2 if a.bidirectional else 1
+    if any(not isinstance(t, Constant) for t in weights) or isinstance(a.input, Constant):
+        return unknown(walk, node, a)
+    if len(weights) != per_layer * directions * a.num_layers:
+        for tensor in operands(a, Labelled):
+            walk.pin(node, tensor, "a recurrent layer with a projection")
+        return _like(node, walk.units.pinned)
+    size = weights[1].shape[1]
+    hidden = walk.write(weights[0], size)
+    gates = np.tile(hidden, weights[1].shape[0] // size)
+    given = walk.units.along(a.input, -1)
+    for at in range(0, len(weights), per_layer):
+        layer = at // (per_layer * directions)
+        walk.read(node, weights[at], 1, given if layer == 0 else np.tile(hidden, directions))
+        walk.read(node, weights[at + 1], 1, hidden)
+        for tensor in weights[at : at + per_layer]:
+            walk.use(node, tensor, 0, gates)
+    for state in a.hx if isinstance(a.hx, list | tuple) else [a.hx]:
+        if isinstance(state, Labelled):
+            walk.units.union(walk.units.along(state, -1), hidden)
+        else:
+            walk.use(node, state, len(state.shape) - 1, hidden)
+    output = np.tile(hidden, directions)
+    shapes = [tuple(int(n) for n in value.shape) for value in node.meta["val"]]
+    labels = [output if i == 0 else hidden for i in range(len(shapes))]
+    return tuple(Labelled(s, _axis_shape(u, -1, len(s))) for s, u in zip(shapes, labels, strict=True))
+
+
 # Normalisation.
 
 
@@ -461,232 +496,60 @@ def group_norm(walk: Walk, node: Node, a: Any) -> Value:
     return Labelled(a.input.shape, _axis_shape(labels, 1, rank))
 
 
-def _rows(rule: Rule, *names: str) -> dict[Any, Rule]:
-    """One row per operator."""
-    return {getattr(aten, name): rule for name in names}
+def _rows(rule: Rule, names: str) -> dict[Any, Rule]:
+    """One row per operator; a name that torch does not have is an error at import."""
+    return {getattr(aten, name): rule for name in names.split()}
 
 
 FLOW: dict[Any, Rule] = {
     **_rows(
         pointwise,
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "addcdiv",
-        "addcmul",
-        "alias",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "bitwise_and",
-        "bitwise_not",
-        "bitwise_or",
-        "ceil",
-        "celu",
-        "clamp",
-        "clamp_max",
-        "clamp_min",
-        "clip",
-        "clone",
-        "contiguous",
-        "copy",
-        "cos",
-        "cosh",
-        "detach",
-        "div",
-        "divide",
-        "dropout",
-        "elu",
-        "eq",
-        "erf",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "feature_dropout",
-        "floor",
-        "floor_divide",
-        "fmax",
-        "fmin",
-        "fmod",
-        "frac",
-        "ge",
-        "gelu",
-        "gt",
-        "hardshrink",
-        "hardsigmoid",
-        "hardswish",
-        "hardtanh",
-        "isfinite",
-        "isinf",
-        "isnan",
-        "le",
-        "leaky_relu",
-        "lerp",
-        "log",
-        "log10",
-        "log1p",
-        "log2",
-        "log_sigmoid",
-        "logit",
-        "logical_and",
-        "logical_not",
-        "logical_or",
-        "logical_xor",
-        "lt",
-        "masked_fill",
-        "maximum",
-        "minimum",
-        "mish",
-        "mul",
-        "multiply",
-        "ne",
-        "neg",
-        "pow",
-        "reciprocal",
-        "relu",
-        "relu6",
-        "remainder",
-        "round",
-        "rsqrt",
-        "rsub",
-        "selu",
-        "sigmoid",
-        "sign",
-        "silu",
-        "sin",
-        "sinh",
-        "softplus",
-        "softshrink",
-        "sqrt",
-        "square",
-        "sub",
-        "subtract",
-        "tan",
-        "tanh",
-        "threshold",
-        "to",
-        "true_divide",
-        "trunc",
-        "where",
-        "xlogy",
-        "_to_copy",
-        "float_power",
-        "nan_to_num",
-        "positive",
-        "rrelu",
-        "hypot",
-        "logaddexp",
-        "alpha_dropout",
-        "fill",
+        "abs acos acosh add addcdiv addcmul alias asin asinh atan atan2 atanh bitwise_and bitwise_not "
+        "bitwise_or ceil celu clamp clamp_max clamp_min clip clone contiguous copy cos cosh detach div divide "
+        "dropout elu eq erf erfc exp exp2 expm1 feature_dropout floor floor_divide fmax fmin fmod frac ge "
+        "gelu gt hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan le leaky_relu lerp log log10 "
+        "log1p log2 log_sigmoid logit logical_and logical_not logical_or logical_xor lt masked_fill maximum "
+        "minimum mish mul multiply ne neg pow reciprocal relu relu6 remainder round rsqrt rsub selu sigmoid "
+        "sign silu sin sinh softplus softshrink sqrt square sub subtract tan tanh threshold to true_divide "
+        "trunc where xlogy _to_copy float_power nan_to_num positive rrelu hypot logaddexp alpha_dropout fill",
     ),
-    **_rows(reshape, "flatten", "reshape", "squeeze", "unflatten", "_unsafe_view", "unsqueeze", "view"),
-    **_rows(expand, "broadcast_to", "expand"),
-    **_rows(triangle, "tril", "triu"),
-    **_rows(scatter, "select_scatter", "slice_scatter"),
+    **_rows(reshape, "flatten reshape squeeze unflatten _unsafe_view unsqueeze view"),
+    **_rows(expand, "broadcast_to expand"),
+    **_rows(triangle, "tril triu"),
+    **_rows(scatter, "select_scatter slice_scatter"),
     **_rows(
         move,
-        "channel_shuffle",
-        "chunk",
-        "diagonal",
-        "flip",
-        "movedim",
-        "moveaxis",
-        "narrow",
-        "permute",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "repeat",
-        "repeat_interleave",
-        "roll",
-        "rot90",
-        "select",
-        "slice",
-        "split",
-        "split_with_sizes",
-        "swapaxes",
-        "swapdims",
-        "t",
-        "tensor_split",
-        "tile",
-        "transpose",
-        "unbind",
-        "unfold",
-        "unsafe_chunk",
-        "unsafe_split",
-        "mT",
-        "numpy_T",
+        "channel_shuffle chunk diagonal flip movedim moveaxis narrow permute pixel_shuffle pixel_unshuffle "
+        "repeat repeat_interleave roll rot90 select slice split split_with_sizes swapaxes swapdims t "
+        "tensor_split tile transpose unbind unfold unsafe_chunk unsafe_split mT numpy_T",
     ),
     **_rows(
         reduce,
-        "all",
-        "amax",
-        "amin",
-        "any",
-        "argmax",
-        "argmin",
-        "linalg_vector_norm",
-        "logsumexp",
-        "max",
-        "mean",
-        "median",
-        "min",
-        "prod",
-        "std",
-        "std_mean",
-        "sum",
-        "var",
-        "var_mean",
-        "count_nonzero",
-        "linalg_norm",
+        "all amax amin any argmax argmin linalg_vector_norm logsumexp max mean median min prod std std_mean "
+        "sum var var_mean count_nonzero linalg_norm",
     ),
-    **_rows(along_axis, "argsort", "cumprod", "cumsum", "log_softmax", "softmax", "sort", "topk"),
+    **_rows(along_axis, "argsort cumprod cumsum log_softmax softmax sort topk"),
     **_rows(
         spatial,
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_avg_pool3d",
-        "adaptive_max_pool1d",
-        "adaptive_max_pool2d",
-        "adaptive_max_pool3d",
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "max_pool1d",
-        "max_pool2d",
-        "max_pool2d_with_indices",
-        "max_pool3d",
-        "upsample_bicubic2d",
-        "upsample_bilinear2d",
-        "upsample_linear1d",
-        "upsample_nearest1d",
-        "upsample_nearest2d",
-        "upsample_nearest3d",
-        "upsample_trilinear3d",
-        "_upsample_nearest_exact2d",
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+        "adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool2d_with_indices "
+        "max_pool3d upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d "
+        "upsample_nearest2d upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact2d",
     ),
-    **_rows(
-        convolution,
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "convolution",
-    ),
-    **_rows(matmul, "bmm", "matmul", "mm"),
-    **_rows(addmm, "addmm", "baddbmm"),
-    **_rows(index, "index", "index_select"),
+    **_rows(convolution, "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution"),
+    **_rows(matmul, "bmm matmul mm"),
+    **_rows(addmm, "addmm baddbmm"),
+    **_rows(index, "index index_select"),
     aten.view.dtype: unknown,
     aten.max.other: pointwise,
     aten.min.other: pointwise,
     aten.linear: linear,
     aten.embedding: embedding,
     aten.scaled_dot_product_attention: attention,
+    aten.lstm.input: recurrent,
+    aten.gru.input: recurrent,
+    aten.rnn_tanh.input: recurrent,
+    aten.rnn_relu.input: recurrent,
     aten.cat: cat,
     aten.concat: cat,
     aten.concatenate: cat,

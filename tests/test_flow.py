@@ -516,6 +516,20 @@ class Words(nn.Module):
         return self.reader(self.table(x))
 
 
+class Recurrent(nn.Module):
+    """Two layers, both directions, between a linear layer and a reader of the whole output."""
+
+    def __init__(self, layer: type[nn.RNNBase], **options: Any) -> None:
+        super().__init__()
+        self.before = nn.Linear(5, 6)
+        self.layer = layer(6, 7, num_layers=2, bidirectional=True, batch_first=True, **options)
+        self.reader, self.last = nn.Linear(14, 3), nn.Linear(7, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output, state = self.layer(torch.tanh(self.before(x)))
+        return self.reader(output), self.last(state[0] if isinstance(state, tuple) else state)
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
     "conv1d": (lambda: convolving(1)[0], "signal", 14),
     "conv2d": (lambda: convolving(2)[0], "image", 14),
@@ -538,6 +552,10 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
     "matmul": (lambda: Attention(by_matmul), "tokens", 3),
     "bmm": (lambda: Attention(by_bmm), "tokens", 3),
     "scaled_dot_product_attention": (lambda: Attention(F.scaled_dot_product_attention), "tokens", 3),
+    "lstm.input": (lambda: Recurrent(nn.LSTM), "tokens", 13),
+    "gru.input": (lambda: Recurrent(nn.GRU), "tokens", 13),
+    "rnn_tanh.input": (lambda: Recurrent(nn.RNN), "tokens", 13),
+    "rnn_relu.input": (lambda: Recurrent(nn.RNN, nonlinearity="relu"), "tokens", 13),
     "batch_norm": (
         lambda: Holding(lambda x: x, nn.Conv2d(3, 6, 1), nn.Sequential(nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1))),
         "image",
