@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -374,10 +375,13 @@ def _count(tensor: Labelled, keep: Sequence[int]) -> int:
 def _pin(node: Node, reason: str, count: int) -> Pin:
     stack = node.meta.get("nn_module_stack") or {}
     module = next(reversed(stack.values()))[0] if stack else ""
-    source = ""
-    for line in reversed((node.meta.get("stack_trace") or "").splitlines()):
-        if line.strip().startswith("File "):
-            source = line.strip()
-            break
     name = str(node.target) if node.op == "call_function" else node.op
+    source = _user_line(node.meta.get("stack_trace") or "")
     return Pin(name, node.name, str(module), reason, count, source, unknown=reason == UNKNOWN)
+
+
+def _user_line(trace: str) -> str:
+    """Return ``file:line: code`` of the innermost frame that is not torch's own, or nothing."""
+    frames = re.findall(r'File "(.+?)", line (\d+).*\n?(.*)', trace)
+    own = [f"{file}:{line}: {code.strip()}" for file, line, code in frames if "/torch/" not in file.replace("\\", "/")]
+    return own[-1] if own else ""
