@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types wheel readme lenet clean
+.PHONY: demo test lint types wheel readme lenet zoo clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgel0 run export/mnist-lenet5.toml
@@ -36,7 +36,13 @@ readme: $(VENV)/dev.stamp
 
 # All of MNIST, three seeds: make lenet DATA=mnist.npz
 lenet: $(VENV)/dev.stamp
-	$(BIN)/python -m benchmarks.lenet --data $(DATA)
+	$(BIN)/python -m benchmarks.lenet --data $(DATA) --store benchmarks/results/lenet.md
+
+# torchvision's and timm's models, each slimmed by a random mask; hours. Goes on where it was interrupted.
+zoo: $(VENV)/dev.stamp
+	$(PIP) install -q -c constraints.txt -e ".[zoo]"
+	$(BIN)/python -W ignore -m benchmarks.zoo --store docs/zoo.jsonl
+	$(BIN)/python -W ignore -m benchmarks.zoo --store docs/zoo.jsonl --report docs/zoo.md
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "edgel0 needs Python 3.10 or newer; set PYTHON=")'
