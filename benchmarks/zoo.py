@@ -90,9 +90,9 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
         side = 299 if model_name == "inception_v3" else 224
         shape: tuple[int, ...] = (3, side, side)
     else:
+        torchvision_models()  # timm imports torchvision
         import timm
 
-        torchvision_models()
         model = timm.create_model(model_name)
         shape = tuple(model.default_cfg.get("input_size", (3, 224, 224)))
     return randomized_(model.double().eval()), torch.randn(1, *shape, dtype=torch.float64)
