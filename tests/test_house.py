@@ -138,20 +138,20 @@ def test_every_module_says_first_what_it_is_for():
 
 # Folders of somebody's machine; the placeholders of documentation (/home/you, /tmp/...) name none.
 MACHINE = re.compile(
-    r"(?<![\w.:/-])(?:/work/[\w.]|/root/[\w.]|/Users/(?!you\b)\w+/|/home/(?!you\b|user\b|pi\b|me\b|runner\b)\w+/|/tmp/[\w.])"
+    r"(?<![\w.:/-])(?:/(?:root|srv|tmp|work)/[\w.]|/Users/(?!you\b)\w+/|/home/(?!you\b|user\b|pi\b|me\b|runner\b)\w+/)"
 )
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("see /work/main/x", True),
-        ('"/root/.cache"', True),
+        ("see /srv/build/x", True),
+        ('"/srv/.cache"', True),
         ("cd /home/ada/src", True),
         ("open('/tmp/a.py')", True),
         ("/home/you/src", False),
-        ("https://example.org/work/main", False),
-        ("framework/root/x", False),
+        ("https://example.org/srv/build", False),
+        ("framework/srv/x", False),
         ("/tmp", False),
     ],
 )
