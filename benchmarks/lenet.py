@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.lenet --data mnist.npz`` prints one JSON line per seed, then a table with mean and worst. The
 official test set gives the figure of each epoch's line and the last one counts; nothing is chosen by it. ``--validate``
-uses the last 5,000 training images instead, and is what settings are to be chosen with. ``--store FILE.md`` keeps table and lines; ``--lines FILE`` makes it from the
-output of a former run.
+uses the last 5,000 training images instead, and is what settings are to be chosen with. ``--store FILE.md`` writes the
+table, ``--lines FILE`` makes it from the output of a former run.
 """
 
 from __future__ import annotations
