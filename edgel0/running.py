@@ -167,7 +167,7 @@ def program_parity(slimmed: Slimmed, reference: nn.Module, samples: list[tuple[t
         found = [arrays(module(*sample)) for sample in samples]
     name, runtime = "the masked model", f"torch {torch.__version__}"
     try:
-        return compare(expected, found, names=("output",), reference=name, runtime=runtime, tolerance=1e-4)
+        return compare(expected, found, names=("output",), reference=name, runtime=runtime, tolerance=1e-5)
     except ParityError as error:
         raise ParityError(
             f"the slimmed program is not the masked model: {error} This is a defect of edgel0."

@@ -16,7 +16,20 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from edgel0.capturing import Example, capture
-from edgel0.flow import FLOW, UNKNOWN, Constant, Rule, Value, operands, shape_of, unknown
+from edgel0.flow import (
+    FLOW,
+    UNKNOWN,
+    Constant,
+    Rule,
+    Value,
+    expand,
+    move,
+    operands,
+    pointwise,
+    reshape,
+    shape_of,
+    unknown,
+)
 from edgel0.types import Coupling, Group, Labels, Pin, Reader
 from edgel0.units import PINNED, Labelled, Units
 
@@ -163,9 +176,12 @@ class _Walk:
         arguments = bind(node, lambda given: torch.fx.map_arg(given, self.values.__getitem__))
         if not operands(arguments, Labelled):
             return self._constant(node, arguments)
+        return self._rule(node)(self, node, arguments)
+
+    def _rule(self, node: Node) -> Rule:
+        """Return the row of an operator: of its overload if there is one, else of its packet."""
         packet = getattr(node.target, "overloadpacket", node.target)
-        rule = self.flow.get(node.target) or self.flow.get(packet) or unknown
-        return rule(self, node, arguments)
+        return self.flow.get(node.target) or self.flow.get(packet) or unknown
 
     def _constant(self, node: Node, arguments: Any) -> Value:
         value = node.meta.get("val")
@@ -318,19 +334,18 @@ class _Walk:
     def _pull(self, node: Node, cut: tuple[Labels, ...], uses: dict[tuple[Node, Node], tuple[Labels, ...]]) -> None:
         """Move a cut from a rearranged constant to what it was rearranged from, where that is cut along axes too."""
         source = node.args[0] if node.args else None
-        packet = getattr(node.target, "overloadpacket", None)
-        rule = self.flow.get(packet)
-        if not isinstance(source, Node) or [*node.all_input_nodes] != [source] or rule is None:
+        rule = self._rule(node)
+        if not isinstance(source, Node) or [*node.all_input_nodes] != [source]:
             return
         value = self.values[source]
-        if not isinstance(value, Constant) or not value.shape or rule.__name__ not in _REARRANGING:
+        if not isinstance(value, Constant) or not value.shape or rule not in _REARRANGING:
             return
         pulled: dict[int, np.ndarray] = {}
         for labels in cut:
             assert labels.axis is not None
             count = int(np.prod(value.shape))
             places = torch.arange(count).reshape(value.shape)
-            if rule.__name__ != "pointwise":
+            if rule is not pointwise:
                 places = node.target(places, *node.args[1:], **node.kwargs)  # type: ignore[operator]
             at = places.numpy()
             here = np.broadcast_to(
@@ -338,7 +353,7 @@ class _Walk:
             )
             there = np.zeros(count, np.int64)
             there[at.reshape(-1)] = here.reshape(-1)
-            found = Units._squeeze(there.reshape(value.shape))
+            found = Units.squeeze(there.reshape(value.shape))
             varying = [i for i, size in enumerate(found.shape) if size > 1]
             if not np.array_equal(there[at], here) or len(varying) != 1 or varying[0] in pulled:
                 return
@@ -346,7 +361,7 @@ class _Walk:
         uses[node, source] = tuple(Labels(axis, units) for axis, units in sorted(pulled.items()))
 
 
-_REARRANGING = {"pointwise", "reshape", "expand", "move"}
+_REARRANGING = (pointwise, reshape, expand, move)
 
 
 def evaluate(program: ExportedProgram, node: Node, names: Mapping[str, str], recurse: Any) -> Any:

@@ -94,7 +94,7 @@ class Units:
 
     def settle(self, tensor: Labelled) -> Labelled:
         """Return the tensor with current labels, broadcast again where they no longer vary."""
-        return Labelled(tensor.shape, self._squeeze(self.find(tensor.labels)))
+        return Labelled(tensor.shape, self.squeeze(self.find(tensor.labels)))
 
     def tie(self, tensor: Labelled, keep: Sequence[int]) -> Labelled:
         """Make labels one along every axis but those in ``keep``."""
@@ -128,7 +128,7 @@ class Units:
             return Labelled(tuple(shape), free.labels)
         self.union(a.labels, b.labels)
         joined = np.broadcast_arrays(a.labels, b.labels)[0]
-        return Labelled(tuple(shape), self._squeeze(self.find(joined)))
+        return Labelled(tuple(shape), self.squeeze(self.find(joined)))
 
     def lift(self, tensor: Labelled) -> torch.Tensor:
         """Return the labels as an int64 tensor of the network's shape, stride 0 where they do not vary."""
@@ -138,7 +138,7 @@ class Units:
         """Return what an operator made of lifted labels."""
         array = labels.numpy()
         still = tuple(slice(0, 1) if array.strides[i] == 0 else slice(None) for i in range(array.ndim))
-        return Labelled(tuple(labels.shape), self._squeeze(self.find(array[still])))
+        return Labelled(tuple(labels.shape), self.squeeze(self.find(array[still])))
 
     def reshape(self, tensor: Labelled, shape: Sequence[int]) -> Labelled:
         """Reshape labels without writing out the axes along which they do not vary."""
@@ -151,10 +151,11 @@ class Units:
             source += [tensor.shape[i] if vary else 1 for i in ins]
             target += [shape[i] if vary else 1 for i in outs]
         labels = np.broadcast_to(tensor.labels, source).reshape(target)
-        return Labelled(tuple(shape), self._squeeze(self.find(labels)))
+        return Labelled(tuple(shape), self.squeeze(self.find(labels)))
 
     @staticmethod
-    def _squeeze(labels: np.ndarray) -> np.ndarray:
+    def squeeze(labels: np.ndarray) -> np.ndarray:
+        """Give axes along which labels do not vary size 1."""
         for axis, size in enumerate(labels.shape):
             if size > 1:
                 first = labels.take([0], axis)
