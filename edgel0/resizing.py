@@ -114,7 +114,7 @@ def written(rewrite: Rewrite, node: Node) -> Node | None:
     changed = sliced(a, labels, rewrite.kept(labels))
     if changed is not None:
         return rewrite.copy(node, **changed)
-    where = rewrite.place((node.name, "written"), None, torch.from_numpy(at))
+    where = rewrite.place((node.name, "written"), torch.from_numpy(at))
     return rewrite.call(
         node, aten.index_copy.default, rewrite.argument(node, a.self), a.dim, where, rewrite.argument(node, a.src)
     )
@@ -248,7 +248,7 @@ def gather(rewrite: Rewrite, node: Node) -> Node:
     wanted = rewrite.select(_call(rewrite, node, places), rewrite.cut(node, node))
     at = torch.searchsorted(known, wanted.reshape(-1))
     flat = rewrite.call(node, aten.reshape.default, rewrite.argument(node, source), [-1])
-    where = rewrite.place((node.name, "gather"), None, at)
+    where = rewrite.place((node.name, "gather"), at)
     chosen = rewrite.call(node, aten.index_select.default, flat, 0, where)
     return rewrite.call(node, aten.reshape.default, chosen, list(wanted.shape))
 

@@ -20,7 +20,6 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 from torch.fx import Graph, Node
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from edgel0 import __version__
 from edgel0.capturing import Example, arguments, unwrap
@@ -31,7 +30,7 @@ from edgel0.masks import masked, tensors
 from edgel0.reaching import Fate, ends, fates
 from edgel0.resizing import RESIZE, Resized
 from edgel0.tracing import evaluate, trace
-from edgel0.types import Labels, Masks, Slimmed
+from edgel0.types import Labels, Masks, Reader, Slimmed
 
 aten = torch.ops.aten
 
@@ -76,7 +75,7 @@ class Rewrite:
 
     def __init__(self, masks: Masks, weights: dict[str, torch.Tensor]) -> None:
         self.masks, self.coupling, self.program = masks, masks.coupling, masks.coupling.program
-        self.weights = self._gated(weights)
+        self.weights = {name: weight.detach() for name, weight in weights.items()}
         self.names = {
             spec.arg.name: spec.target
             for spec in self.program.graph_signature.input_specs
@@ -89,28 +88,23 @@ class Rewrite:
         self.specs: dict[str, InputSpec] = {}
         self.state: dict[str, torch.Tensor] = {}
         self._placed: dict[Any, Node] = {}
-        self._kept: dict[int, np.ndarray] = {}
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by identity of the first, which it keeps alive
         self._natural: dict[Node, bool] = {}
         self._values: dict[Node, Any] = {}
-
-    def _gated(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Close the closed units at their readers, for whoever else uses a reader's weight."""
-        weights = {name: weight.detach() for name, weight in weights.items()}
+        self._readers: dict[str, list[Reader]] = {}
         for reader in self.coupling.readers:
-            weight = weights[reader.parameter]
-            closed = torch.from_numpy(np.flatnonzero(~self.masks.open[reader.units]))
-            if closed.numel():
-                weights[reader.parameter] = weight.index_fill(reader.axis, closed.to(weight.device), 0)
-        return weights
+            self._readers.setdefault(reader.parameter, []).append(reader)
+        inputs = (n.meta["val"] for n in self.program.graph.nodes if n.op == "placeholder")
+        self.mode = next(val.fake_mode for val in inputs if isinstance(val, FakeTensor))
 
     # What is kept.
 
     def kept(self, labels: Labels) -> np.ndarray:
         """Kept indices along the labelled axis (of a single unit: [0] or [])."""
-        key = id(labels)
+        key = id(labels.units)
         if key not in self._kept:
-            self._kept[key] = np.flatnonzero(self.masks.open[labels.units])
-        return self._kept[key]
+            self._kept[key] = labels.units, np.flatnonzero(self.masks.open[labels.units])
+        return self._kept[key][1]
 
     def labels(self, node: Node, output: int = 0) -> Labels | None:
         """Labels of a live node's output."""
@@ -159,10 +153,25 @@ class Rewrite:
             return node
         if node not in self._values:
             if node.op == "placeholder" and self.names[node.name] in self.weights:
-                self._values[node] = self.weights[self.names[node.name]]
+                self._values[node] = self._gated(self.names[node.name])
             else:
                 self._values[node] = evaluate(self.program, node, self.names, self.value)
         return self._values[node]
+
+    def _gated(self, name: str) -> torch.Tensor:
+        """Close the closed units at the readers of a weight."""
+        weight = self.weights[name]
+        for reader in self._readers.get(name, ()):
+            closed = torch.from_numpy(np.flatnonzero(~self.masks.open[reader.units]))
+            if closed.numel():
+                weight = weight.index_fill(reader.axis, closed.to(weight.device), 0)
+        return weight
+
+    def to_cut(self, node: Node, cut: Sequence[Labels]) -> torch.Tensor:
+        """Value of a parameter that will be cut; what the cut takes away anyway is not zeroed before."""
+        name = self.names[node.name]
+        read = self.changes([Labels(reader.axis, reader.units) for reader in self._readers.get(name, ())])
+        return self.weights[name] if name in self.weights and set(read) <= set(cut) else self.value(node)  # type: ignore[no-any-return]
 
     def natural(self, node: Node) -> bool:
         """Tell whether a constant can be computed in the new program from cut parameters, as the old one does."""
@@ -187,24 +196,26 @@ class Rewrite:
         wanted = self.changes(self.coupling.uses.get((user.name, node.name), ()))
         if self.natural(node) and wanted == self.changes(self.coupling.constants.get(node.name, ())):
             if node.op == "placeholder":
-                return self.place(node.name, node, self.select(self.value(node), wanted))
+                return self.place(node.name, self.to_cut(node, wanted), wanted, node)
             if node not in self.made:
                 self.made[node] = self.emit(node)
             made: Node = self.made[node]
             return made
-        return self.place((node.name, wanted), None, self.select(self.value(node), wanted))
+        return self.place((node.name, wanted), self.value(node), wanted)
 
-    def place(self, key: Any, node: Node | None, value: torch.Tensor) -> Node:
-        """Make a placeholder for a parameter (``node``) or a folded constant, once per key."""
+    def place(self, key: Any, value: torch.Tensor, cut: Sequence[Labels] = (), node: Node | None = None) -> Node:
+        """Make a placeholder for a cut parameter (``node``) or folded constant, once per key."""
         if key in self._placed:
             return self._placed[key]
         name = self.names[node.name] if node is not None else f"folded_{len(self._placed)}"
+        small = self.select(value, cut)
+        own = small.clone() if small is value else small
         old = self.program.state_dict.get(name)
         learns = isinstance(old, nn.Parameter)
-        copied = value.detach().clone()
-        self.state[name] = nn.Parameter(copied, requires_grad=old.requires_grad) if learns else copied
+        self.state[name] = nn.Parameter(own, requires_grad=old.requires_grad) if learns else own
         with self.graph.inserting_before(self._first_input):
             placed = self.graph.placeholder(node.name if node is not None else f"b_{name}")
+        placed.meta["val"] = self.fake(own)
         self.specs[placed.name] = InputSpec(
             InputKind.PARAMETER if learns else InputKind.BUFFER,
             TensorArgument(placed.name),
@@ -213,6 +224,13 @@ class Rewrite:
         )
         self._placed[key] = placed
         return placed
+
+    def fake(self, like: torch.Tensor, shape: Sequence[int] | None = None) -> FakeTensor:
+        """Return what a graph notes of a tensor: type, device, sizes (``like``'s unless given), order of its axes."""
+        shape = like.shape if shape is None else shape
+        order = sorted(range(like.dim()), key=lambda axis: (-like.stride(axis), axis))
+        made = torch.empty_permuted(shape, order, dtype=like.dtype, device="meta")
+        return FakeTensor(self.mode, made, like.device)
 
     # Folding: what no longer depends on an input.
 
@@ -255,9 +273,8 @@ class Rewrite:
             return self.graph.get_attr(source.target)  # type: ignore[arg-type]
         if source in self.folded:
             labels = self.labels(source)
-            small = self.select(self.folded[source], () if labels is None else (labels,))
-            placed = self.place(source, None, small)
-            if tuple(small.shape) == self.shape(source) or self.broadcasts(user, source):
+            placed = self.place(source, self.folded[source], () if labels is None else (labels,))
+            if tuple(placed.meta["val"].shape) == self.shape(source) or self.broadcasts(user, source):
                 return placed
             return self.graph.call_function(aten.expand.default, (placed, list(self.shape(source))))
         return self.made[source] if self.is_live(source) else self.constant(user, source)
@@ -291,7 +308,22 @@ class Rewrite:
         rest = self.replaced(node, node.args, node.kwargs, dict.fromkeys(changed))
         args, kwargs = torch.fx.map_arg(rest, lambda source: self.argument(node, source))
         args, kwargs = self.replaced(node, args, kwargs, changed)
-        return self.note(node, self.graph.call_function(node.target, args, kwargs))  # type: ignore[arg-type]
+        made = self.note(node, self.graph.call_function(node.target, args, kwargs))  # type: ignore[arg-type]
+        made.meta["val"] = self.resized(node)
+        return made
+
+    def resized(self, node: Node) -> Any:
+        """Return what a copy of a node gives: as traced where nothing of it is cut."""
+        old = node.meta["val"]
+        if isinstance(old, tuple | list):
+            return type(old)(self._resized(node, value, at) for at, value in enumerate(old))
+        return self._resized(node, old)
+
+    def _resized(self, node: Node, old: Any, output: int = 0) -> Any:
+        if not isinstance(old, torch.Tensor):
+            return old
+        shape = self.shape(node, output)
+        return old if shape == old.shape else self.fake(old, shape)
 
     @staticmethod
     def replaced(node: Node, args: Any, kwargs: Any, changed: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -332,6 +364,7 @@ class Rewrite:
                 node = holders[spec.arg.name]
                 self.made[node] = self.graph.placeholder(node.name)
                 self.made[node].name = node.name  # fx renames what bears a builtin's name, such as "input"
+                self.made[node].meta["val"] = node.meta["val"]
                 self.specs[node.name] = spec
         self._first_input = next(iter(self.graph.nodes))
         for node in self.program.graph.nodes:
@@ -356,33 +389,28 @@ class Rewrite:
         }
 
     def assemble(self) -> ExportedProgram:
-        """Drop what reaches no output, compute shapes, and make an exported program."""
+        """Drop what reaches no output, note shapes, and make an exported program."""
         old = self.program
         self.graph.eliminate_dead_code()
-        inputs = {n.name: n.meta["val"] for n in old.graph.nodes if n.op == "placeholder" and n.name not in self.names}
-        mode = next(v.fake_mode for v in inputs.values() if isinstance(v, FakeTensor))
-        specs, values = [], []
+        specs = []
         for node in [n for n in self.graph.nodes if n.op == "placeholder"]:
             spec = self.specs[node.name]
-            if node.name in inputs:
-                values.append(inputs[node.name])
-            elif node.users:
-                values.append(mode.from_tensor(self.state[spec.target], static_shapes=True))  # type: ignore[index]
+            if spec.kind is InputKind.USER_INPUT or node.users:
+                specs.append(spec)
             else:
                 del self.state[spec.target]  # type: ignore[arg-type]
                 self.graph.erase_node(node)
-                continue
-            specs.append(spec)
-        bodies = {n.target: getattr(old.graph_module, n.target) for n in self.graph.nodes if n.op == "get_attr"}
-        module = torch.fx.GraphModule(bodies, self.graph)
-        with torch.no_grad():
-            FakeTensorProp(module, mode).propagate_dont_convert_inputs(*values)
-        results = module.graph.output_node().args[0]
+        for node in self.graph.nodes:
+            if node.op == "call_function" and "val" not in node.meta:
+                args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+                with torch.no_grad(), self.mode:
+                    node.meta["val"] = node.target(*args, **kwargs)
+        results = self.graph.output_node().args[0]
         made = [TensorArgument(n.name) if isinstance(n, Node) else None for n in results]  # type: ignore[union-attr]
         old_specs = old.graph_signature.output_specs
         return ExportedProgram(
-            root=module,
-            graph=module.graph,
+            root={n.target: getattr(old.graph_module, n.target) for n in self.graph.nodes if n.op == "get_attr"},
+            graph=self.graph,
             graph_signature=ExportGraphSignature(
                 specs, [OutputSpec(s.kind, a or s.arg, None) for a, s in zip(made, old_specs, strict=True)]
             ),
