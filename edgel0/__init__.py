@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgel0.gates import detach as detach
     from edgel0.masks import masked as masked
     from edgel0.masks import stabilize as stabilize
+    from edgel0.shrinking import shrink_ as shrink_
     from edgel0.shrinking import shrunk as shrunk
     from edgel0.slimming import slim as slim
     from edgel0.tracing import trace as trace
@@ -39,6 +40,7 @@ _HOMES = {
     "stabilize": ("edgel0.masks", "train"),
     "masked": ("edgel0.masks", "train"),
     "Masks": ("edgel0.types", ""),
+    "shrink_": ("edgel0.shrinking", "train"),
     "shrunk": ("edgel0.shrinking", "train"),
     "slim": ("edgel0.slimming", "train"),
     "export": ("edgel0.exporters.writing", "onnx"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -41,14 +42,27 @@ class Limits:
         wanted = {metric: value for metric, value in given.items() if value is not None}
         if not wanted:
             raise BudgetError("a budget without a limit was given; name at least one of macs, params and size.")
-        self.costs: dict[str, Sum] = {m: s for m, s in sums(coupling).items() if m in wanted}
+        limits = {metric: parse_limit(value, METRICS[metric]) for metric, value in wanted.items()}  # type: ignore[arg-type]
+        self._compile(coupling, tuple(limits))
         full = torch.ones(coupling.units + 1, dtype=torch.float64)
         self.dense = {m: float(s(full)) for m, s in self.costs.items()}
-        self.maximum: dict[str, float] = {}
-        for metric, value in wanted.items():
-            limit = parse_limit(value, METRICS[metric])  # type: ignore[arg-type]
-            self.maximum[metric] = self.dense[metric] * limit if isinstance(limit, Share) else float(limit)
-        masks = {metric: least(coupling, total) for metric, total in self.costs.items()}
+        self.maximum = {m: self.dense[m] * v if isinstance(v, Share) else float(v) for m, v in limits.items()}
+        self._reach()
+
+    def on(self, coupling: Coupling) -> Limits:
+        """Return the same limits, shares still of the model they were given for, on what :func:`shrink_` left of it."""
+        limits = copy.copy(self)
+        limits._compile(coupling, tuple(self.maximum))
+        limits._reach()
+        return limits
+
+    def _compile(self, coupling: Coupling, metrics: tuple[str, ...]) -> None:
+        self.coupling = coupling
+        self.costs: dict[str, Sum] = {m: s for m, s in sums(coupling).items() if m in metrics}
+
+    def _reach(self) -> None:
+        """Find a mask within all limits: the least."""
+        masks = {metric: least(self.coupling, total) for metric, total in self.costs.items()}
         for metric, maximum in self.maximum.items():
             floor = self.cost(masks[metric])[metric]
             if floor > maximum:
@@ -125,20 +139,33 @@ class Budget:
         warmup: float = 0.8,
         rate: float | None = None,
     ) -> None:
-        self.limits = Limits(gates.coupling, macs=macs, params=params, size=size)
+        self.gates = gates
+        self._limits = Limits(gates.coupling, macs=macs, params=params, size=size)
+        self._costs = self._compiled()
         if not steps >= 1 or not 0 <= warmup <= 1 or (rate is not None and not 0 < rate < math.inf):
             raise BudgetError(
                 f"steps is {steps!r}, warmup {warmup!r} and rate {rate!r}; steps >= 1, 0 <= warmup <= 1 and a "
                 "finite rate > 0 are needed."
             )
-        self.gates = gates
         self.steps, self.warmup = steps, warmup
         self.rate = min(max(100 / steps, 0.005), 0.5) if rate is None else rate
         self.at = 0
-        self.multipliers = dict.fromkeys(self.limits.maximum, 0.0)
-        device = gates.log_alpha.device
-        self._costs = {metric: total.to(device) for metric, total in self.limits.costs.items()}
-        self._violations = dict.fromkeys(self.limits.maximum, 0.0)
+        self.multipliers = dict.fromkeys(self._limits.maximum, 0.0)
+        self._violations = dict.fromkeys(self._limits.maximum, 0.0)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits, on what the gates belong to now: a model that :func:`edgel0.shrink_` made smaller, say."""
+        self._follow()
+        return self._limits
+
+    def _follow(self) -> None:
+        if self._limits.coupling is not self.gates.coupling:
+            self._limits = self._limits.on(self.gates.coupling)
+            self._costs = self._compiled()
+
+    def _compiled(self) -> dict[str, Sum]:
+        return {metric: total.to(self.gates.log_alpha.device) for metric, total in self._limits.costs.items()}
 
     def targets(self) -> dict[str, float]:
         """Present target of each limit, in its own unit."""
@@ -149,6 +176,7 @@ class Budget:
         """Return the expected cost of each limited metric under P(z != 0), differentiable."""
         probability = self.gates.probability()
         alive = torch.cat([probability.new_ones(1), probability]).double()
+        self._follow()
         return {metric: total(alive) for metric, total in self._costs.items()}
 
     def penalty(self) -> Tensor:

@@ -384,9 +384,9 @@ def _contract(walk: Walk, tensor: Labelled, axis: int, rank: int) -> Labelled:
 
 
 def _meet(units: Units, x: Labelled, y: Labelled, shape: Sequence[int]) -> Labelled:
-    """Multiply two activations: their units become one; what is pinned all over pins nothing else."""
+    """Multiply two activations: their units become one; what is pinned leaves the other's own axes alone."""
     for one, other in ((x, y), (y, x)):
-        if not units.find(one.labels).any():
+        if not units.find(one.labels).any() and all(one.shape[i] == 1 for i in units.settle(other).varying):
             return units.settle(Labelled(tuple(shape), other.labels))
     units.union(x.labels, y.labels)
     return units.settle(Labelled(tuple(shape), np.broadcast_arrays(x.labels, y.labels)[0]))

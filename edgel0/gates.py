@@ -109,6 +109,10 @@ class Gates(nn.Module):
         self.log_alpha.requires_grad_(False)
         self._drawn = None
 
+    def follow(self, coupling: Coupling) -> None:
+        """Belong to the smaller model that :func:`edgel0.shrink_` made."""
+        self.coupling, self._drawn = coupling, None
+
     def parameter_groups(
         self, model: nn.Module, *, lr: float, gate_lr: float, weight_decay: float = 0.0
     ) -> list[dict[str, Any]]:

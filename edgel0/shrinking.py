@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
 
-from edgel0.capturing import evaluating, unwrap
+from edgel0.capturing import capture, evaluating, unwrap
 from edgel0.errors import SlimError, UsageError
-from edgel0.gates import detach, has_gates, holders
+from edgel0.gates import Gates, ReaderGate, detach, gates_of, has_gates
 from edgel0.masks import masked, tensors
-from edgel0.types import Labels, Masks
+from edgel0.types import Coupling, Group, Labels, Masks, Reader
 
-# What a module repeats of its tensors' sizes: attribute -> (tensor, axis).
-SIZES = {
-    "num_features": ("running_mean", 0),
-    "num_channels": ("weight", 0),
-    "num_parameters": ("weight", 0),
-    "in_features": ("weight", 1),
-    "out_features": ("weight", 0),
-    "embedding_dim": ("weight", 1),
-}
+CLOSED = 0.05  # P(z != 0) at which a gate counts as closed while it still trains
+
+# What torch's modules repeat of their tensors' sizes: attribute, tensor, axis; the first that fits counts.
+SIZES = (
+    ("num_features", "running_mean", 0),
+    ("num_channels", "weight", 0),
+    ("num_parameters", "weight", 0),
+    ("in_features", "weight", 1),
+    ("out_features", "weight", 0),
+    ("embedding_dim", "weight", 1),
+    ("input_size", "weight_ih", 1),
+    ("input_size", "weight_ih_l0", 1),
+    ("hidden_size", "weight_hh", 1),
+    ("hidden_size", "weight_hr_l0", 1),
+    ("hidden_size", "weight_hh_l0", 1),
+)
+
+Settings = dict[tuple[str, str], Any]  # (name of a module, attribute) -> value
 
 
 def shrunk(model: nn.Module, masks: Masks) -> nn.Module:
@@ -34,40 +49,58 @@ def shrunk(model: nn.Module, masks: Masks) -> nn.Module:
         SlimError: a forward relies on a size that it writes out itself, or a tensor would be left empty; ``slim``
             rewrites sizes and removes branches, and can be used instead.
     """
-    reference = masked(model, masks)
-    twin = copy.deepcopy(unwrap(model))
-    if has_gates(twin):
-        detach(twin)
-    shapes: dict[nn.Module, dict[str, torch.Size]] = {}
-    for name, cuts in masks.coupling.tensors.items():
-        owner, _, leaf = name.rpartition(".")
-        module = twin.get_submodule(owner)
-        old = getattr(module, leaf, None)
-        if old is None:
-            continue  # the forward writes this tensor out; if that matters, the comparison below says so
-        new = cut(old.detach(), cuts, masks).clone()
-        if not new.numel():
-            raise SlimError(
-                f"cannot shrink {owner or type(twin).__name__!r}: nothing would be left of its {leaf}. Use slim(), "
-                "which removes it."
-            )
-        made = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-        for holder, key in holders(twin, name) or [(module, leaf)]:
-            setattr(holder, key, made)
-            shapes.setdefault(holder, {})[key] = old.shape
-    for module, traced in shapes.items():
-        _resize_(module, traced)
-    _compare(reference, twin, masks)
-    return twin
+    return _shrunk(unwrap(model), masks)[0]
 
 
-def cut(tensor: Tensor, cuts: tuple[Labels, ...], masks: Masks) -> Tensor:
-    """Select the kept indices along every labelled axis."""
-    for labels in cuts:
-        if labels.axis is not None:
-            kept = torch.from_numpy(np.flatnonzero(masks.open[labels.units])).to(tensor.device)
-            tensor = tensor.index_select(labels.axis, kept)
-    return tensor
+def shrink_(
+    model: nn.Module, optimizer: Optimizer | None = None, masks: Masks | None = None, *, closed: float = CLOSED
+) -> Coupling:
+    """Cut the closed units out of ``model`` in place, between two steps of training, and return what is left to close.
+
+    Parameters, buffers, gates, gradients and the optimizer's state per element (momentum, Adam's moments) are cut
+    alike; each tensor stays the object that it was, so optimizers, schedulers and whoever else holds it go on. Without
+    ``masks`` the units go whose gates are closed: by the fixed mask, or with P(z != 0) <= ``closed``; a layer's last
+    unit stays. The result is compared with :func:`edgel0.masked` on the traced example; a module's own whole numbers
+    that repeat a size (``self.head_dim``) are followed where its forward needs them.
+
+    Raises:
+        SlimError: a forward relies on a size that it writes out itself, or a layer would be left empty.
+        UsageError: masks of another trace, a state that cannot be cut, a model inside DistributedDataParallel.
+            Whatever is raised, model and optimizer are as they were.
+    """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UsageError(
+            f"shrink_ was given a {type(model).__name__}, which keeps buffers of the sizes it began with; shrink its "
+            "module (model.module) and wrap that anew."
+        )
+    model = unwrap(model)
+    masks = _closed(gates_of(model), closed) if masks is None else masks
+    if has_gates(model) and masks.coupling is not gates_of(model).coupling:
+        raise UsageError(
+            f"the masks were made for another coupling than the gates of this {type(model).__name__} have; make them "
+            "from gates.coupling, which changes whenever the model shrinks."
+        )
+    if masks.open.all():
+        return masks.coupling
+    twin, settings = _shrunk(model, masks)
+    args, kwargs = _inputs(twin, masks.coupling)
+    coupling = _restricted(masks, capture(twin, kwargs or args))
+    cuts = {tensor: cut for _, tensor, cut in _places(model, masks)}
+    changes = [
+        (tensor, _cut(tensor.detach(), cut, masks), None if tensor.grad is None else _cut(tensor.grad, cut, masks))
+        for tensor, cut in cuts.items()
+    ]
+    changes += [(index, renumbered, None) for index, renumbered in _renumbered(model, masks)]
+    states = list(_states(optimizer, cuts, masks)) if optimizer is not None else []
+    for tensor, small, gradient in changes:  # from here on nothing can fail
+        tensor.grad = None
+        tensor.data, tensor.grad = small, gradient
+    for state, key, smaller in states:
+        state[key] = smaller
+    _set_(model, settings)
+    if has_gates(model):
+        gates_of(model).follow(coupling)
+    return coupling
 
 
 def restore_(model: nn.Module, small: nn.Module, masks: Masks) -> None:
@@ -96,54 +129,267 @@ def restore_(model: nn.Module, small: nn.Module, masks: Masks) -> None:
                 full.copy_(source[name])
 
 
-def _resize_(module: nn.Module, traced: dict[str, torch.Size]) -> None:
-    """Bring the sizes that a module repeats in attributes up to date, where they repeat those of its old tensors."""
+# Tensors.
+
+
+def _places(model: nn.Module, masks: Masks) -> Iterator[tuple[str, Tensor, tuple[Labels, ...]]]:
+    """Yield every tensor of a model that units lie in, gates included, and how it is cut."""
+    for name, cuts in masks.coupling.tensors.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if parametrize.is_parametrized(module, leaf):  # by a gate: what the user parametrized bears other names
+            yield name, module.parametrizations[leaf].original, cuts  # type: ignore[union-attr, index]
+        elif isinstance(found := getattr(module, leaf, None), Tensor):  # else the forward writes it out itself
+            yield name, found, cuts
+    if has_gates(model):
+        gates, each = gates_of(model), (Labels(0, np.arange(1, masks.coupling.units + 1)),)
+        yield "log_alpha", gates.log_alpha, each
+        yield "mask", gates.mask, each
+
+
+def _cut(tensor: Tensor, cuts: tuple[Labels, ...], masks: Masks) -> Tensor:
+    """Select the kept indices along every labelled axis."""
+    for labels in cuts:
+        if labels.axis is not None:
+            kept = torch.from_numpy(np.flatnonzero(masks.open[labels.units])).to(tensor.device)
+            tensor = tensor.index_select(labels.axis, kept)
+    return tensor
+
+
+def _shrunk(model: nn.Module, masks: Masks) -> tuple[nn.Module, Settings]:
+    """Return a smaller copy, proven equal, and what was set in its modules to make it run."""
+    reference = masked(model, masks)
+    twin = copy.deepcopy(model)
+    if has_gates(twin):
+        detach(twin)
+    old: dict[int, torch.Size] = {}
+    for name, tensor, cuts in _places(twin, masks):
+        if id(tensor) in old:
+            continue
+        old[id(tensor)] = tensor.shape
+        tensor.data = _cut(tensor.detach(), cuts, masks).clone()
+        if not tensor.numel():
+            owner, _, leaf = name.rpartition(".")
+            raise SlimError(
+                f"cannot shrink {owner or type(twin).__name__!r}: nothing would be left of its {leaf}. Use slim(), "
+                "which removes it."
+            )
+    settings: Settings = {}
+    for name, module in twin.named_modules():
+        held = {**module._parameters, **module._buffers}
+        settings |= {(name, key): value for key, value in _sizes(module, {k: old.get(id(t)) for k, t in held.items()})}
+    _set_(twin, settings)
+    return twin, settings | _proven(reference, twin, masks)
+
+
+# Sizes that modules repeat.
+
+
+def _set_(model: nn.Module, settings: Settings) -> None:
+    for (name, attribute), value in settings.items():
+        setattr(model.get_submodule(name), attribute, value)
+
+
+def _sizes(module: nn.Module, old: dict[str, torch.Size | None]) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of a module that repeat sizes of its ``old`` tensors, and what they are now."""
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.modules.conv._ConvNd) and isinstance(weight, Tensor):
         axis_in, axis_out = (0, 1) if module.transposed else (1, 0)
-        if module.groups > 1 and module.groups == module.in_channels:
-            multiple = module.out_channels // module.groups
-            module.groups = weight.shape[0] if module.transposed else weight.shape[0] // multiple
-        module.in_channels = weight.shape[axis_in] * (1 if module.transposed else module.groups)
-        module.out_channels = weight.shape[axis_out] * (module.groups if module.transposed else 1)
+        groups = module.groups
+        if groups > 1 and groups == module.in_channels:
+            multiple = module.out_channels // groups
+            groups = weight.shape[0] if module.transposed else weight.shape[0] // multiple
+        yield "groups", groups
+        yield "in_channels", weight.shape[axis_in] * (1 if module.transposed else groups)
+        yield "out_channels", weight.shape[axis_out] * (groups if module.transposed else 1)
     if isinstance(module, nn.GroupNorm) and isinstance(weight, Tensor):
-        module.num_groups = module.num_groups * weight.shape[0] // module.num_channels
-    for attribute, (tensor, axis) in SIZES.items():
-        shape = traced.get(tensor, ())
-        if len(shape) > axis and getattr(module, attribute, None) == shape[axis]:
-            setattr(module, attribute, getattr(module, tensor).shape[axis])
+        yield "num_groups", module.num_groups * weight.shape[0] // module.num_channels
+    found = set()
+    for attribute, tensor, axis in SIZES:
+        shape = old.get(tensor)
+        fits = shape is not None and len(shape) > axis and getattr(module, attribute, None) == shape[axis]
+        if fits and attribute not in found:
+            found.add(attribute)
+            yield attribute, getattr(module, tensor).shape[axis]
 
 
-def _compare(reference: nn.Module, twin: nn.Module, masks: Masks) -> None:
-    args, kwargs = masks.coupling.program.example_inputs
-    with evaluating(reference), evaluating(twin), torch.no_grad():
-        wanted = [t for t in torch.utils._pytree.tree_leaves(reference(*args, **kwargs)) if isinstance(t, Tensor)]
+def _repeated(twin: nn.Module, kind: type[nn.Module], masks: Masks) -> Settings:
+    """Find whole numbers, in all modules of one class, that equal a size which shrank in their own forward."""
+    read = {n for base in kind.__mro__ for k, f in vars(base).items() if k != "__init__" for n in _attributes(f)}
+    resized: dict[str, dict[int, set[int]]] = {}
+    for node in masks.coupling.program.graph.nodes:
+        stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+        path = next(reversed(stack.values()))[0]
+        for output, labels in enumerate(masks.coupling.activations.get(node.name, ())):
+            if labels is not None and labels.axis is not None:
+                value = node.meta["val"]
+                size = (value[output] if isinstance(value, tuple | list) else value).shape[labels.axis]
+                resized.setdefault(path, {}).setdefault(int(size), set()).add(int(masks.open[labels.units].sum()))
+    settings: Settings = {}
+    for name, module in twin.named_modules():
+        if type(module) is kind:
+            new = {size: next(iter(left)) for size, left in resized.get(name, {}).items() if len(left) == 1}
+            for attribute in read & vars(module).keys():
+                value = vars(module)[attribute]
+                if type(value) is int and new.get(value, value) != value:
+                    settings[name, attribute] = new[value]
+                elif isinstance(value, tuple | list) and any(type(n) is int and new.get(n, n) != n for n in value):
+                    settings[name, attribute] = type(value)(new.get(n, n) if type(n) is int else n for n in value)
+    return settings
+
+
+def _attributes(function: Any) -> tuple[str, ...]:
+    """Names that a function of a class reads."""
+    code = getattr(function, "__code__", None)
+    return code.co_names if code is not None else ()
+
+
+# Proof.
+
+_WRONG_SIZES = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError)
+
+
+def _proven(reference: nn.Module, twin: nn.Module, masks: Masks) -> Settings:
+    """Compare the twin with the masked model; what modules had to be told of new sizes is set and returned."""
+    wanted, settings, tried = _run(reference, masks), {}, set[type]()
+    while True:
         try:
-            got = [t for t in torch.utils._pytree.tree_leaves(twin(*args, **kwargs)) if isinstance(t, Tensor)]
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
-            raise SlimError(
-                f"cannot shrink {_where(twin, error)!r}: its forward does not run at the smaller size "
-                f"({(str(error).splitlines() or [type(error).__name__])[0]}). A size is written out there or before; "
-                "use slim(), or take sizes from tensors, as in reshape(x.shape[0], -1) or flatten(1)."
-            ) from error
-    for a, b in zip(wanted, got, strict=True):
-        scale = float(a.abs().max()) or 1.0
-        if a.shape != b.shape or not float((a.double() - b.double()).abs().max()) <= _tolerance(a) * scale:
-            raise SlimError(
-                f"cannot shrink {type(twin).__name__!r}: at the smaller size its forward gives another result than the "
-                "masked model. It relies on a size that it writes out itself; use slim() instead."
-            )
+            got = _run(twin, masks)
+            break
+        except _WRONG_SIZES as error:
+            name, module = _where(twin, error)
+            more = {} if type(module) in tried else _repeated(twin, type(module), masks)
+            if not more:
+                raise SlimError(
+                    f"cannot shrink {name!r}: its forward does not run at the smaller size "
+                    f"({(str(error).splitlines() or [type(error).__name__])[0]}). A size is written out there or "
+                    "before; use slim(), or take sizes from tensors, as in reshape(x.shape[0], -1) or flatten(1)."
+                ) from error
+            tried.add(type(module))
+            _set_(twin, more)
+            settings |= more
+    if [t.shape for t in wanted] != [t.shape for t in got] or not all(map(_alike, wanted, got)):
+        raise SlimError(
+            f"cannot shrink {type(twin).__name__!r}: at the smaller size its forward gives another result than the "
+            "masked model. It relies on a size that it writes out itself; use slim() instead."
+        )
+    return settings
 
 
-def _tolerance(output: Tensor) -> float:
-    return max(1e-4, 8 * torch.finfo(output.dtype).eps) if output.is_floating_point() else 0.0
+def _run(model: nn.Module, masks: Masks) -> list[Tensor]:
+    args, kwargs = _inputs(model, masks.coupling)
+    with evaluating(model), torch.no_grad():
+        return [t for t in torch.utils._pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
 
 
-def _where(model: nn.Module, error: BaseException) -> str:
-    """Name the innermost module of ``model`` in whose forward an error was raised."""
+def _inputs(model: nn.Module, coupling: Coupling) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the traced example, where the model is now."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    moved: tuple[tuple[Any, ...], dict[str, Any]] = torch.utils._pytree.tree_map_only(
+        Tensor, lambda t: t.to(device), coupling.program.example_inputs
+    )
+    return moved
+
+
+def _alike(wanted: Tensor, got: Tensor) -> bool:
+    """Tell whether two outputs differ by no more than rounding, relative to the largest value."""
+    if not wanted.is_floating_point() or not wanted.numel():
+        return torch.equal(wanted, got)
+    tolerance = 1e-9 if wanted.dtype == torch.float64 else max(1e-4, 8 * torch.finfo(wanted.dtype).eps)
+    scale = float(wanted.abs().max()) or 1.0
+    return float((wanted.double() - got.double()).abs().max()) <= tolerance * scale
+
+
+def _where(model: nn.Module, error: BaseException) -> tuple[str, nn.Module]:
+    """Return the innermost module of ``model`` in whose forward an error was raised, and its name."""
     names = {id(module): name for name, module in model.named_modules()}
-    found, frame = "", error.__traceback__
+    name, found, frame = "", model, error.__traceback__
     while frame is not None:
-        found = names.get(id(frame.tb_frame.f_locals.get("self")), found)
+        module = frame.tb_frame.f_locals.get("self")
+        if id(module) in names:
+            name, found = names[id(module)], module
         frame = frame.tb_next
-    return found or type(model).__name__
+    return name or type(model).__name__, found
+
+
+# What else counts by units: gates, the coupling, the optimizer.
+
+
+def _closed(gates: Gates, closed: float) -> Masks:
+    """Units whose gates are closed; of those that a tensor needs at least one of, the most probable stays."""
+    probability = np.append(1.0, gates.probability().detach().cpu().double().numpy())
+    opened = probability > closed
+    for cuts in gates.coupling.tensors.values():
+        for labels in cuts:
+            if not opened[labels.units].any():
+                opened[labels.units[np.argmax(probability[labels.units])]] = True
+    return Masks(gates.coupling, opened, "closed", probability)
+
+
+def _renumbered(model: nn.Module, masks: Masks) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the unit numbers that each reader's gate looks up, and those that replace them."""
+    number = torch.from_numpy(np.cumsum(masks.open) - 1)
+    opened = torch.from_numpy(masks.open)
+    for module in model.modules():
+        if isinstance(module, ReaderGate):
+            index = module.index.cpu()
+            yield module.index, number[index[opened[index]]].to(module.index.device)
+
+
+def _states(optimizer: Optimizer, cuts: Mapping[Tensor, tuple[Labels, ...]], masks: Masks) -> Iterator[Any]:
+    """Yield (state, key, smaller value) of everything that an optimizer keeps per element of a tensor that is cut."""
+    for tensor, state in optimizer.state.items():
+        for key, value in state.items():
+            kept = [v for v in torch.utils._pytree.tree_leaves(value) if isinstance(v, Tensor) and v.numel() > 1]
+            if kept and tensor in cuts and isinstance(value, Tensor) and value.shape == tensor.shape:
+                yield state, key, _cut(value, cuts[tensor], masks)
+            elif kept and (tensor in cuts or any(v.numel() > tensor.numel() for v in kept)):
+                raise UsageError(
+                    f"cannot shrink the state {key!r} of {type(optimizer).__name__}: it is not kept per element of one "
+                    "parameter (as momentum and Adam's moments are). Shrink before the first step, or pass no "
+                    "optimizer and make it anew."
+                )
+
+
+def _restricted(masks: Masks, program: ExportedProgram) -> Coupling:
+    """Return the coupling of the smaller model: the same units, those that are left."""
+    old, opened, number = masks.coupling, masks.open, np.cumsum(masks.open) - 1
+    shapes = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    same = [(n.name, n.target) for n in program.graph.nodes] == [(n.name, n.target) for n in old.program.graph.nodes]
+
+    def left(labels: Labels) -> Labels:
+        return Labels(labels.axis, number[labels.units[opened[labels.units]]])
+
+    def all_left(cuts: Iterable[Labels]) -> tuple[Labels, ...]:
+        return tuple(labels for labels in map(left, cuts) if labels.units.any())
+
+    activations = {
+        name: tuple(None if labels is None or not left(labels).units.any() else left(labels) for labels in outputs)
+        for name, outputs in old.activations.items()
+    }
+    for name, outputs in activations.items():
+        values = shapes.get(name)
+        for value, labels in zip(values if isinstance(values, tuple | list) else (values,), outputs, strict=False):
+            same = same and (labels is None or labels.axis is None or value.shape[labels.axis] == labels.units.size)
+    if not same:
+        raise SlimError(
+            "cannot shrink this model: at the smaller size its forward runs other operators than those that were "
+            "traced (a Python loop over channels, say). Use slim() instead."
+        )
+    readers = [Reader(r.parameter, r.axis, left(Labels(r.axis, r.units)).units) for r in old.readers]
+    groups, start = [], 1
+    for group in old.groups:
+        stop = start + int(opened[group.start : group.stop].sum())
+        groups += [Group(group.name, start, stop, group.writers)] if stop > start else []
+        start = stop
+    return replace(
+        old,
+        program=program,
+        units=start - 1,
+        groups=tuple(groups),
+        activations=activations,
+        constants={name: all_left(cuts) for name, cuts in old.constants.items()},
+        uses={use: all_left(cuts) for use, cuts in old.uses.items()},
+        tensors={name: cut for name, cuts in old.tensors.items() if (cut := all_left(cuts))},
+        readers=tuple(r for r in readers if r.units.any()),
+    )

@@ -292,7 +292,7 @@ class Rewrite:
         """Write a node into the new graph with sizes for the kept counts."""
         if node.target is operator.getitem:
             source, which = node.args
-            pieces = self.made[source]  # type: ignore[index]
+            pieces = self.argument(node, source)  # type: ignore[arg-type]
             if isinstance(pieces, Resized):
                 return pieces.pieces[which]  # type: ignore[index]
             return self.graph.call_function(operator.getitem, (pieces, which))

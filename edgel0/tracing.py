@@ -50,7 +50,12 @@ def trace(model: nn.Module, example: Example, *, flow: Mapping[Any, Rule] = FLOW
         UsageError: the model does not run on the example.
         TraceError: ``torch.export`` cannot capture it.
     """
-    return couple(capture(model, example), flow=flow)
+    program = capture(model, example)
+    for name, tensor in program.state_dict.items():  # the program's own handles: the model's may come to be resized
+        own = tensor.detach()
+        learns = isinstance(tensor, nn.Parameter)
+        program.state_dict[name] = nn.Parameter(own, requires_grad=tensor.requires_grad) if learns else own
+    return couple(program, flow=flow)
 
 
 def couple(program: ExportedProgram, *, flow: Mapping[Any, Rule] = FLOW) -> Coupling:
