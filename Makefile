@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types wheel readme lenet zoo clean
+.PHONY: demo test lint types wheel readme lenet zoo soak clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgel0 run export/mnist-lenet5.toml
@@ -43,6 +43,10 @@ zoo: $(VENV)/dev.stamp
 	$(PIP) install -q -c constraints.txt -e ".[zoo]"
 	$(BIN)/python -W ignore -m benchmarks.zoo --store docs/zoo.jsonl
 	$(BIN)/python -W ignore -m benchmarks.zoo --store docs/zoo.jsonl --report docs/zoo.md
+
+# Random networks, 10,000 of them, by two processes; about half an hour.
+soak: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.soak --count 10000 --seed 0 --jobs 2 --store benchmarks/results/soak.md
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "edgel0 needs Python 3.10 or newer; set PYTHON=")'

@@ -12,7 +12,9 @@ import argparse
 import copy
 import importlib.metadata
 import json
+import operator
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +30,7 @@ from torch import nn
 from edgel0.capturing import capture
 from edgel0.cost import cost_of, sums
 from edgel0.errors import EdgeL0Error
+from edgel0.flow import FLOW
 from edgel0.masks import masked
 from edgel0.slimming import slim
 from edgel0.tracing import couple
@@ -35,7 +38,9 @@ from edgel0.types import Coupling, Masks
 
 LIBRARIES: list[torch.library.Library] = []
 PER_FAMILY = 2
-TIMEOUT = 1200
+TIMEOUT, PEER_TIMEOUT = 1200, 120  # seconds
+PEER_MEMORY = 8 << 30  # bytes that the peer may use beside two copies of the model
+LARGE = 100_000_000  # parameters; such models are measured one at a time
 
 
 def torchvision_models() -> Any:
@@ -53,48 +58,55 @@ def torchvision_models() -> Any:
     return models
 
 
-def names() -> Iterator[str]:
-    """Every torchvision classifier and segmenter, and the smallest members of each of timm's model files."""
+def choose() -> Iterator[tuple[str, int]]:
+    """Every torchvision classifier and segmenter and the smallest members of each of timm's families, with their size.
+
+    A family is one of timm's model files; sizes are parameters.
+    """
     models = torchvision_models()
     for module in (models, models.segmentation):
         for name in models.list_models(module=module):
-            yield f"torchvision:{name}"
+            yield f"torchvision:{name}", _size(lambda name=name: create(f"torchvision:{name}"))
     import timm
 
-    for family in sorted(
-        {timm.models.model_entrypoint(name).__module__.rpartition(".")[2] for name in timm.list_models()}
-    ):
-        sized = []
-        for name in timm.list_models(module=family):
-            with torch.device("meta"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    sized.append((sum(p.numel() for p in timm.create_model(name).parameters()), name))
-                except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, KeyError):
-                    sized.append((1 << 62, name))
-        for _, name in sorted(sized)[:PER_FAMILY]:
-            yield f"timm:{name}"
+    families: dict[str, list[tuple[int, str]]] = {}
+    for name in timm.list_models():
+        family = timm.models.model_entrypoint(name).__module__
+        families.setdefault(family, []).append((_size(lambda name=name: timm.create_model(name)), name))
+    for family in sorted(families):
+        for size, name in sorted(families[family])[:PER_FAMILY]:
+            yield f"timm:{name}", size
+
+
+def _size(make: Callable[[], nn.Module]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                made = make()
+        except NotImplementedError:  # its constructor reads values of tensors
+            made = make()
+    return sum(p.numel() for p in made.parameters())
+
+
+def create(name: str) -> nn.Module:
+    """Make a model of the list as its library makes it, without pretrained weights."""
+    source, _, model_name = name.partition(":")
+    models = torchvision_models()  # timm imports torchvision as well
+    if source == "timm":
+        import timm
+
+        made: nn.Module = timm.create_model(model_name)
+        return made
+    segments = model_name in models.list_models(module=models.segmentation)
+    return models.get_model(model_name, weights=None, **({"weights_backbone": None} if segments else {}))
 
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
-    """Make a model with random weights in float64 and an input for it."""
-    source, _, model_name = name.partition(":")
-    if source == "torchvision":
-        models = torchvision_models()
-        options: dict[str, Any] = {"weights": None}
-        if model_name in ("inception_v3", "googlenet"):
-            options |= {"init_weights": False, "aux_logits": False}
-        if model_name in models.list_models(module=models.segmentation):
-            options |= {"weights_backbone": None}
-        model = models.get_model(model_name, **options)
-        side = 299 if model_name == "inception_v3" else 224
-        shape: tuple[int, ...] = (3, side, side)
-    else:
-        torchvision_models()  # timm imports torchvision
-        import timm
-
-        model = timm.create_model(model_name)
-        shape = tuple(model.default_cfg.get("input_size", (3, 224, 224)))
+    """Make a model with random weights in float64 and an input of the size that it is trained for."""
+    model = create(name)
+    side = 299 if name == "torchvision:inception_v3" else 224
+    shape = getattr(model, "default_cfg", {}).get("input_size", (3, side, side))
     return randomized_(model.double().eval()), torch.randn(1, *shape, dtype=torch.float64)
 
 
@@ -126,7 +138,7 @@ def one(name: str) -> dict[str, Any]:
     row["parameters"] = sum(p.numel() for p in model.parameters())
     began = time.perf_counter()
     try:
-        program = capture(model, x)
+        program = capture(model, x, FLOW)
     except EdgeL0Error as error:
         return row | {"reason": str(error)[:300]}
     row |= {"captured": True, "export_s": _since(began)}
@@ -148,8 +160,8 @@ def one(name: str) -> dict[str, Any]:
     scale = max(float(t.abs().max()) for t in wanted)
     row["error"] = max(float((a - b).abs().max()) for a, b in zip(wanted, found, strict=True)) / scale
     row["mask_effect"] = max(float((a - b).abs().max()) for a, b in zip(wanted, plain, strict=True)) / scale
-    row["slim_macs"] = smaller.cost.macs
-    del smaller, program
+    row |= {"slim_macs": smaller.cost.macs, "slim_params": smaller.cost.params}
+    del smaller, program, coupling, masks
     return row | torch_pruning(model, x)
 
 
@@ -166,49 +178,73 @@ def removable(coupling: Coupling) -> dict[str, float]:
 
 
 def torch_pruning(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-    """Prune half of the channels with Torch-Pruning, where it is installed, and compare."""
+    """Prune half of the channels with Torch-Pruning, where it is installed, and compare. ``model`` is changed."""
     try:
         import torch_pruning as tp
     except ImportError:
         return {}
     row: dict[str, Any] = {"tp_version": importlib.metadata.version("torch-pruning"), "tp_forward": False}
-    pruned, zeroed = copy.deepcopy(model), copy.deepcopy(model)
-    classes = leaves(model(x))[0].shape[1]
-    ignored = [m for m in pruned.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) == classes]
+    model.requires_grad_(True)
+    with torch.no_grad():
+        classes = leaves(model(x))[0].shape[1]
+    pruned, zeroed = copy.deepcopy(model), model
+    layers = [m for m in pruned.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    ignored = [m for m in layers if getattr(m, "out_features", getattr(m, "out_channels", None)) == classes]
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * size + PEER_MEMORY, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(PEER_TIMEOUT)
     began = time.perf_counter()
     try:
-        for parameter in pruned.parameters():
-            parameter.requires_grad_(True)
         pruner = tp.pruner.MagnitudePruner(
             pruned, x, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5, ignored_layers=ignored
         )
         names = {module: name for name, module in pruned.named_modules()}
+        left: dict[str, list[int]] = {}
         with torch.no_grad():
             for group in pruner.step(interactive=True):
                 for dependency, indices in group:
-                    zero_(zeroed, names.get(dependency.target.module), dependency.handler, indices, tp)
+                    name = names.get(dependency.target.module)
+                    if name and "in_channels" in getattr(dependency.handler, "__name__", ""):
+                        zero_(zeroed.get_submodule(name), left.setdefault(name, []), indices)
                 group.prune()
-            row["tp_s"] = _since(began)
+            row |= {"tp_s": _since(began), "tp_params": sum(p.numel() for p in pruned.parameters())}
             got = leaves(pruned(x))
             row["tp_forward"] = True
             want = leaves(zeroed(x))
             scale = max(float(t.abs().max()) for t in want)
             row["tp_error"] = max(float((a - b).abs().max()) for a, b in zip(want, got, strict=True)) / scale
     except Exception as error:  # noqa: BLE001 - a peer may fail in any way, and that is the finding
-        row["tp_reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}"
+        row["tp_reason"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
+    signal.alarm(0)
     return row
 
 
-def zero_(model: nn.Module, name: str | None, handler: Callable[..., Any], indices: list[int], tp: Any) -> None:
-    """Zero what Torch-Pruning is about to remove from an *input* side: the columns that read the pruned channels."""
-    if name is None or "in_channels" not in getattr(handler, "__name__", ""):
+def _too_long(*_: Any) -> None:
+    raise TimeoutError(f"no end after {PEER_TIMEOUT} s")
+
+
+def zero_(layer: nn.Module, left: list[int], indices: list[int]) -> None:
+    """Zero what Torch-Pruning is about to remove from a layer's *input*: the weights that read the pruned channels.
+
+    ``left`` holds which of the layer's input channels earlier groups left over; ``indices`` count among these.
+    """
+    weight, groups = getattr(layer, "weight", None), getattr(layer, "groups", 1)
+    if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) or not isinstance(weight, torch.Tensor):
         return
-    module = model.get_submodule(name)
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, torch.Tensor) or weight.dim() < 2 or getattr(module, "groups", 1) > 1:
-        return
-    axis = 0 if getattr(module, "transposed", False) else 1
-    weight.index_fill_(axis, torch.tensor(sorted(set(indices))), 0)
+    transposed = getattr(layer, "transposed", False)
+    inputs = weight.shape[1]  # of one group
+    if not left:
+        left.extend(range(weight.shape[0] if transposed else inputs * groups))
+    outputs = weight.shape[0] // groups
+    for channel in [left[i] for i in set(indices)]:
+        left.remove(channel)
+        if transposed:
+            weight[channel] = 0
+        else:
+            group = channel // inputs
+            weight[group * outputs : (group + 1) * outputs, channel % inputs] = 0
 
 
 def leaves(value: Any) -> list[torch.Tensor]:
@@ -275,8 +311,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure what is not stored yet, or write the report."""
+    """Choose the models, measure those that are not stored yet, or write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=Path, default=Path("benchmarks/zoo.txt"), help="a model and its size a line")
+    parser.add_argument("--choose", action="store_true", help="write --models anew from what is installed")
     parser.add_argument("--one", help="measure one model here and print its row")
     parser.add_argument("--store", type=Path, default=Path("docs/zoo.jsonl"))
     parser.add_argument("--report", type=Path)
@@ -285,21 +323,33 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(options.one)))
-        return
-    stored = {}
-    if options.store.exists():
-        stored = {r["model"]: r for r in map(json.loads, options.store.read_text().splitlines())}
-    if not options.report:
-        options.store.parent.mkdir(parents=True, exist_ok=True)
-        todo = [name for name in names() if options.only in name and name not in stored]
-        with ThreadPoolExecutor(options.jobs) as pool, options.store.open("a") as file:
-            for number, row in enumerate(pool.map(measured, todo), 1):
+    elif options.choose:
+        options.models.write_text("".join(f"{name} {size}\n" for name, size in choose()))
+    elif options.report:
+        rows = map(json.loads, options.store.read_text().splitlines())
+        options.report.write_text(table(sorted(rows, key=operator.itemgetter("model"))), encoding="utf-8")
+    else:
+        measure(options.models, options.store, options.only, options.jobs)
+
+
+def measure(models: Path, store: Path, only: str, jobs: int) -> None:
+    """Measure what is listed and not stored yet; large models one at a time, so that memory suffices."""
+    store.parent.mkdir(parents=True, exist_ok=True)
+    stored = {json.loads(line)["model"] for line in store.read_text().splitlines()} if store.exists() else set()
+    listed = [(name, int(size)) for name, size in map(str.split, models.read_text().splitlines())]
+    todo = [(name, size) for name, size in listed if only in name and name not in stored]
+    done = 0
+    for workers, chosen in (
+        (jobs, [name for name, size in todo if size < LARGE]),
+        (1, [name for name, size in todo if size >= LARGE]),
+    ):
+        with ThreadPoolExecutor(workers) as pool, store.open("a") as file:
+            for row in pool.map(measured, chosen):
                 file.write(json.dumps(row) + "\n")
                 file.flush()
+                done += 1
                 state = row.get("crash") or row.get("reason") or f"error {row.get('error', float('nan')):.1e}"
-                print(f"{number}/{len(todo)} {row['model']}: {state[:150]}", flush=True)
-        return
-    options.report.write_text(table([stored[name] for name in sorted(stored)]), encoding="utf-8")
+                print(f"{done}/{len(todo)} {row['model']}: {state[:150]}", flush=True)
 
 
 if __name__ == "__main__":

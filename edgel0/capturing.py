@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import linecache
+import copy
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,9 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import Graph, GraphModule, Node
 
 from edgel0.errors import TraceError, UsageError
+from edgel0.explaining import cannot_capture, cannot_run, check_result, check_static, writes
+from edgel0.preserving import LOCK, muted, preserved
+from edgel0.refusing import check, no_module
 
 aten = torch.ops.aten
 Example = Any
@@ -37,8 +40,14 @@ def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the user's own module from inside DistributedDataParallel, DataParallel or torch.compile."""
+    """Return the user's own module from inside DistributedDataParallel, DataParallel or torch.compile.
+
+    Raises:
+        UsageError: it is no module.
+    """
     while True:
+        if not isinstance(model, nn.Module):
+            raise no_module(model)
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
@@ -59,40 +68,60 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def capture(model: nn.Module, example: Example) -> ExportedProgram:
+def duplicate(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a module, also of one that keeps what autograd made, as old ``weight_norm`` does."""
+    made = [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in made})
+
+
+def capture(model: nn.Module, example: Example, keep: Container[Any] | None = None) -> ExportedProgram:
     """Capture ``model`` in eval mode on ``example``, undecomposed and free of in-place operators where possible.
 
+    The forward runs twice: on the example as it is, and with tensors without values. Hooks are part of the graph, parts
+    that ``torch.compile`` would compile run uncompiled, and the model and torch's random numbers are left as they were.
+    Operators that are not in ``keep`` are decomposed where torch knows how.
+
     Raises:
-        UsageError: the model's forward does not run on the example.
-        TraceError: it runs, but ``torch.export`` cannot capture it.
+        UsageError: the model or the example cannot work, or the forward does not run on the example.
+        TraceError: it runs, but ``torch.export`` cannot capture it, or not as a network of fixed shapes without state.
     """
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"a torch.nn.Module was expected, but {type(model).__name__!r} was given.")
     model = unwrap(model)
     args, kwargs = arguments(example)
-    _same_device(model, args, kwargs)
-    with evaluating(model):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(LOCK)  # while a thread captures a model, others see it with tensors without values
+        check(model, args, kwargs)
+        stack.enter_context(warnings.catch_warnings())
+        watched = stack.enter_context(preserved(model))
+        stack.enter_context(evaluating(model))
+        warnings.simplefilter("ignore")  # export warns of its own internals, which nobody can act upon
+
+        def run() -> Any:
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"), watched:
+                return model(*_copies(args), **_copies(kwargs))
+
         try:
-            with torch.no_grad():
-                model(*_copies(args), **_copies(kwargs))
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-            raise UsageError(
-                f"{type(model).__name__} does not run on the example input ({_shapes(args, kwargs)}): {_first(error)}. "
-                "Give an example with the shapes and types that its forward takes."
-            ) from error
+            result = run()
+        except (Exception, SystemExit) as error:  # it is the user's code: it may raise anything
+            raise cannot_run(model, args, kwargs, error) from error
+        check_result(model, result)
         try:
-            with warnings.catch_warnings():  # export warns of its own internals, which nobody can act upon
-                warnings.simplefilter("ignore")
-                program = _plain(torch.export.export(model, args, kwargs, strict=False))
-                _only_results_(program)
-                program.graph.eliminate_dead_code()  # what reaches no output pins nothing
-        except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, NotImplementedError) as error:
-            raise TraceError(
-                f"torch.export cannot capture {type(model).__name__}: {_first(error)} {_user_line(error)}"
-                "Make the forward depend on shapes, not on values (torch.where or torch.cond for a branch), then trace "
-                "again."
-            ) from error
-    _no_state(model, program)
+            with muted():
+                program = torch.export.export(model, args, kwargs, strict=False)
+                check_static(model, program.graph, run)
+                program = _plain(program, keep)
+        except TraceError:
+            raise
+        except (Exception, SystemExit) as error:  # as above: export runs the forward once more
+            raise cannot_capture(model, error) from error
+    _only_results_(program)
+    program.graph.eliminate_dead_code()  # what reaches no output pins nothing
+    for spec in program.graph_signature.output_specs:
+        if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+            raise writes(model, str(spec.target))
+    for name, tensor in program.state_dict.items():  # handles of its own: the model's tensors may come to be resized
+        own = tensor.detach()
+        learns = isinstance(tensor, nn.Parameter)
+        program.state_dict[name] = nn.Parameter(own, requires_grad=tensor.requires_grad) if learns else own
     return program
 
 
@@ -101,16 +130,30 @@ def _copies(given: Any) -> Any:
     return torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, given)
 
 
-def _plain(program: ExportedProgram) -> ExportedProgram:
+def _plain(program: ExportedProgram, keep: Container[Any] | None) -> ExportedProgram:
     """Make a program one flat graph of functional operators, as far as there are such."""
     inline_(program.graph_module)
     static_(program.graph)
     functionalize_(program.graph)
-    if any(_mutable(node) or node.target is _EINSUM for node in program.graph.nodes):
-        # Slower, but it takes care of all writes through views.
-        program = program.run_decompositions({_EINSUM: torch.export.default_decompositions()[_EINSUM]})
-        static_(program.graph)
+    apart = _apart(program, keep)
+    if apart or any(_mutable(node) or _transform(node) for node in program.graph.nodes):
+        while True:  # slower, but it takes care of all writes through views, and of torch.vmap
+            program = program.run_decompositions(apart)
+            static_(program.graph)
+            more = {target: how for target, how in _apart(program, keep).items() if target not in apart}
+            if not more:
+                break
+            apart |= more
     return program
+
+
+def _apart(program: ExportedProgram, keep: Container[Any] | None) -> dict[Any, Any]:
+    """Return torch's decompositions of the operators of a program that are not kept."""
+    used = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
+    if keep is None or all(target in keep or target.overloadpacket in keep for target in used):
+        return {}
+    known = torch.export.default_decompositions()
+    return {t: known[t] for t in used if t not in keep and t.overloadpacket not in keep and t in known}
 
 
 def _only_results_(program: ExportedProgram) -> None:
@@ -119,62 +162,6 @@ def _only_results_(program: ExportedProgram) -> None:
     kept = [i for i, spec in enumerate(specs) if spec.kind is not OutputKind.USER_INPUT_MUTATION]
     output.args = (tuple(output.args[0][i] for i in kept),)
     specs[:] = [specs[i] for i in kept]
-
-
-def _no_state(model: nn.Module, program: ExportedProgram) -> None:
-    for spec in program.graph_signature.output_specs:
-        if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
-            raise TraceError(
-                f"the forward of {type(model).__name__} writes to {spec.target!r} in eval mode; a network without "
-                "state was expected. Write to it under `if self.training:` only, or return it as an output."
-            )
-
-
-def _same_device(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)]
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if tensor.is_meta:
-            raise UsageError(
-                f"{name!r} is on the meta device and has no values; materialise the model first, for example with "
-                "to_empty(device='cpu') and load_state_dict."
-            )
-        for other in tensors:
-            if other.device != tensor.device:
-                raise UsageError(
-                    f"the example input is on {other.device} and {name!r} on {tensor.device}; both must be on one "
-                    "device."
-                )
-
-
-def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    named = [(None, a) for a in args] + list(kwargs.items())
-    return ", ".join(
-        (f"{name}=" if name else "")
-        + (f"{tuple(v.shape)} {str(v.dtype)[6:]}" if isinstance(v, torch.Tensor) else repr(v)[:40])
-        for name, v in named
-    )
-
-
-def _first(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
-
-
-def _user_line(error: BaseException) -> str:
-    """Quote the innermost line of the user's code in a traceback."""
-    found = ""
-    frame = error.__traceback__
-    while frame is not None:
-        code = frame.tb_frame.f_code
-        if (
-            "/torch/" not in code.co_filename
-            and "/edgel0/" not in code.co_filename
-            and not code.co_filename.startswith("<")
-        ):
-            text = linecache.getline(code.co_filename, frame.tb_lineno).strip()
-            found = f"The line is {code.co_filename}:{frame.tb_lineno}: `{text}`. "
-        frame = frame.tb_next
-    return found
 
 
 def is_view(node: Any) -> bool:
@@ -190,11 +177,14 @@ def is_view(node: Any) -> bool:
 
 
 _IDENTITIES = {"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout"}
-_EINSUM = aten.einsum.default
 
 
 def _mutable(node: Node) -> bool:
     return bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))
+
+
+def _transform(node: Node) -> bool:
+    return (getattr(node.target, "__module__", None) or "").startswith("torch._functorch")
 
 
 def inline_(module: GraphModule) -> None:

@@ -6,8 +6,8 @@ disagree, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,29 +83,50 @@ def run(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="PATH:OBJECT", help="my_model.py:build, or module:object.")],
-    input: Annotated[list[str] | None, typer.Option(help="Shape of an input, 1x3x224x224; repeat for several.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH:OBJECT", help="my_model.py:build or module:object; a module, its class, or a function."
+        ),
+    ],
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SHAPE[:DTYPE[:BELOW]]",
+            help="An input of the model; repeat for several, in order or by name. 1x3x224x224 is random floats, "
+            "1x12:int64 zeros, 1x12:int64:99 random ids below 99. Default: what a function returns as (module, "
+            "example), else 1x3x224x224.",
+        ),
+    ] = None,
+    all_groups: Annotated[bool, typer.Option("--all", help="List every group, not stages.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: pydoc edgel0.inspecting.examine explains it.")
+    ] = False,
 ) -> None:
     """Show what can be removed from a model, what is pinned, and why."""
     from edgel0.errors import need
 
-    need("torch", "train")
-    from edgel0.inspecting import examine, example_of, model_of
-    from edgel0.report.text import inspection
+    console = _console(stderr=True)
+    # What the user's own code prints is no part of the answer.
+    with console.status("importing") as status, contextlib.redirect_stdout(sys.stderr):
+        need("torch", "train")
+        from edgel0.inspecting import examine, example_of, model_of
+        from edgel0.report.text import inspection
 
-    example = example_of([_shape(text) for text in input or ["1x3x224x224"]])
-    found = examine(model_of(model, Path()), example)
+        made, example = model_of(model, Path())
+        status.update("tracing")
+        default = input is None and example is None
+        try:
+            found = examine(made, example_of(input or ["1x3x224x224"], made) if input or default else example)
+        except UsageError as error:
+            if not default or "does not run on the example" not in str(error):
+                raise
+            told = "No --input was given, and 1x3x224x224 was tried; give the shape that the model takes."
+            raise UsageError(f"{error} {told}") from error
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        _console().print(inspection(found))
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text, re.ASCII):
-        raise UsageError(f"--input {text!r} is no shape; write sizes joined by x, as in 1x3x224x224.")
-    return tuple(int(n) for n in text.split("x"))
+        _console().print(inspection(found, groups=all_groups))
 
 
 @app.command()

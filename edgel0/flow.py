@@ -11,9 +11,11 @@ be pinned, or be read through a parameter that a gate can close.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,6 +68,7 @@ class Walk(Protocol):
 Value = Any
 Rule = Callable[[Walk, Node, Any], Value]
 UNKNOWN = "no rule for this operator"
+MANY = 1 << 16  # copies of one value beyond which they are not told apart
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
@@ -97,11 +100,10 @@ def _like(node: Node, make: Callable[[tuple[int, ...]], Labelled]) -> Value:
 
 def pointwise(walk: Walk, node: Node, a: Any) -> Value:
     """Join the labels of all live operands; constants are cut as the result is."""
-    shape = shape_of(node)
-    first, *others = operands(a, Labelled)
-    out = walk.units.join(first, first, shape)
+    out, *others = operands(a, Labelled)
     for other in others:
-        out = walk.units.join(out, other, shape)
+        out = walk.units.join(out, other, np.broadcast_shapes(out.shape, other.shape))
+    out = walk.units.join(out, out, shape_of(node))
     for constant in operands(a, Constant):
         walk.follow(node, constant, out)
     return out
@@ -113,17 +115,26 @@ def reshape(walk: Walk, node: Node, a: Any) -> Value:
 
 
 def expand(walk: Walk, node: Node, a: Any) -> Value:
-    """Repeat along axes of size 1: nothing new varies."""
-    shape, x = shape_of(node), operands(a, Labelled)[0]
-    return Labelled(shape, x.labels.reshape((1,) * (len(shape) - len(x.shape)) + x.labels.shape))
+    """Repeat along axes of size 1. Copies of what is pinned are free: each may go with what it meets later."""
+    shape, x = shape_of(node), walk.units.settle(operands(a, Labelled)[0])
+    lead = (1,) * (len(shape) - len(x.shape))
+    sizes = [new if new > old else 1 for new, old in zip(shape, (*lead, *x.shape), strict=True)]
+    if 1 < math.prod(sizes) <= MANY and not x.labels.any():
+        return Labelled(shape, walk.units.fresh(math.prod(sizes)).reshape(sizes))
+    return Labelled(shape, x.labels.reshape(lead + x.labels.shape))
 
 
 def move(walk: Walk, node: Node, a: Any) -> Value:
-    """Run a data-moving operator of one tensor on the label tensor itself; it may have several outputs."""
-    target: Any = node.target
-    if operands(a, Constant) or len(operands(a, Labelled)) > 1:
+    """Run a data-moving operator on the label tensor itself; it may have several outputs, and constants say whereto."""
+    target, live = node.target, operands(a, Labelled)
+    constants = {constant.node: constant for constant in operands(a, Constant)}
+    if len(live) > 1 or node.args[0] in constants:
         return unknown(walk, node, a)
-    moved = target(walk.units.lift(operands(a, Labelled)[0]), *node.args[1:], **node.kwargs)
+
+    def given(source: Node) -> torch.Tensor:
+        return walk.value(constants[source]) if source in constants else walk.units.lift(live[0])
+
+    moved = target(*torch.fx.map_arg(node.args, given), **torch.fx.map_arg(node.kwargs, given))  # type: ignore[operator]
     return walk.units.lower(moved) if isinstance(moved, torch.Tensor) else tuple(map(walk.units.lower, moved))
 
 
@@ -269,6 +280,44 @@ def pad(walk: Walk, node: Node, a: Any) -> Value:
     return Labelled(shape_of(node), labels)
 
 
+def index_put(walk: Walk, node: Node, a: Any) -> Value:
+    """Put one value wherever a condition on the elements themselves holds; anything else is unknown."""
+    (where, *others) = a.indices
+    alike = isinstance(where, Labelled) and isinstance(a.self, Labelled) and where.shape == a.self.shape
+    single = isinstance(a.values, Labelled | Constant) and math.prod(a.values.shape) == 1
+    if others or not alike or not single or node.args[1][0].meta["val"].dtype != torch.bool:  # type: ignore[index, union-attr]
+        return unknown(walk, node, a)
+    return pointwise(walk, node, SimpleNamespace(self=a.self, where=where, values=a.values))
+
+
+def patches(walk: Walk, node: Node, a: Any) -> Value:
+    """Lay the patches of each channel one below the other (``nn.Unfold``); what pads them is zero."""
+    shape, axis = shape_of(node), len(a.self.shape) - 3
+    x = walk.pin(node, a.self, "cut into patches across units", range(axis + 1, axis + 3))
+    labels = np.repeat(walk.units.along(x, axis), math.prod(a.kernel_size))
+    return Labelled(shape, _axis_shape(labels, axis, len(shape)))
+
+
+def unpatch(walk: Walk, node: Node, a: Any) -> Value:
+    """Add the patches of each channel up again (``nn.Fold``)."""
+    shape, axis = shape_of(node), len(a.self.shape) - 2
+    x = walk.pin(node, a.self, "patches added up across units", [axis + 1])
+    labels = walk.units.along(x, axis).reshape(shape[axis], -1)
+    walk.units.union(labels, labels[:, :1])
+    return Labelled(shape, _axis_shape(labels[:, 0], axis, len(shape)))
+
+
+def unpool(walk: Walk, node: Node, a: Any) -> Value:
+    """Put values back to where pooling took them from."""
+    if not isinstance(a.self, Labelled) or not isinstance(a.indices, Labelled):
+        return unknown(walk, node, a)
+    rank = len(a.self.shape)
+    count = 2 if "2d" in str(node.target) else 3
+    x = walk.units.join(a.self, a.indices, a.self.shape)
+    x = walk.pin(node, x, "unpooled across units", range(rank - count, rank))
+    return Labelled(shape_of(node), x.labels)
+
+
 def glu(walk: Walk, node: Node, a: Any) -> Value:
     """Multiply one half by a function of the other: both halves' units become one."""
     first, second = (walk.units.lower(half) for half in walk.units.lift(a.self).chunk(2, a.dim))
@@ -309,11 +358,19 @@ def linear(walk: Walk, node: Node, a: Any) -> Value:
     """Read the last axis through the weight's columns, write its rows."""
     if isinstance(a.input, Constant) or isinstance(a.weight, Labelled) or isinstance(a.bias, Labelled):
         return unknown(walk, node, a)
+    shape = shape_of(node)
+    if _beside(walk.units, a.input, -1):
+        return Labelled(shape, _contract(walk, a.input, -1, len(shape)).labels)
     out = _through(walk, node, a.weight, walk.units.along(a.input, -1), contracted=-1)
     if isinstance(a.bias, Constant):
         walk.use(node, a.bias, 0, out)
-    shape = shape_of(node)
     return Labelled(shape, _axis_shape(out, -1, len(shape)))
+
+
+def _beside(units: Units, x: Labelled, axis: int) -> bool:
+    """Tell whether units lie along other axes than the contracted one: they are not read here and go on."""
+    x = units.settle(x)
+    return axis % len(x.shape) not in x.varying and bool(x.varying) and bool(units.made(x.labels).any())
 
 
 def _through(walk: Walk, node: Node, matrix: Constant, labels: np.ndarray, contracted: int) -> np.ndarray:
@@ -326,14 +383,19 @@ def _through(walk: Walk, node: Node, matrix: Constant, labels: np.ndarray, contr
 
 
 def embedding(walk: Walk, node: Node, a: Any) -> Value:
-    """Write the columns of the table; the indices are values of the input."""
+    """Write the columns of the table, row by row or summed up; the indices are values of the input."""
     if isinstance(a.weight, Labelled):
         return unknown(walk, node, a)
-    walk.pin(node, a.indices, "used as an index")
+    for tensor in operands(a, Labelled):
+        walk.pin(node, tensor, "used as an index")
     out = walk.write(a.weight, a.weight.shape[1])
     walk.use(node, a.weight, 1, out)
-    shape = shape_of(node)
-    return Labelled(shape, _axis_shape(out, -1, len(shape)))
+
+    def columns(shape: tuple[int, ...]) -> Labelled:
+        fits = len(shape) > 1 and shape[-1] == len(out)
+        return Labelled(shape, _axis_shape(out, -1, len(shape))) if fits else walk.units.pinned(shape)
+
+    return _like(node, columns)
 
 
 def matmul(walk: Walk, node: Node, a: Any) -> Value:
@@ -356,9 +418,9 @@ def _product(walk: Walk, node: Node, a: Any, x: Value, y: Value) -> Value:
     shape, rank = shape_of(node), len(shape_of(node))
     if min(len(x.shape), len(y.shape)) < 2:
         return unknown(walk, node, a)
-    if isinstance(y, Constant) and _single(y):
+    if isinstance(y, Constant) and _single(y) and not _beside(walk.units, x, -1):
         return Labelled(shape, _axis_shape(_through(walk, node, y, walk.units.along(x, -1), -2), -1, rank))
-    if isinstance(x, Constant) and _single(x) and walk.units.settle(y).varying != (len(y.shape) - 1,):
+    if isinstance(x, Constant) and _single(x) and not _beside(walk.units, y, -2):
         return Labelled(shape, _axis_shape(_through(walk, node, x, walk.units.along(y, -2), -1), -2, rank))
     if isinstance(x, Labelled) and isinstance(y, Labelled):
         return _meet(walk.units, _contract(walk, x, -1, rank), _contract(walk, y, -2, rank), shape)
@@ -511,7 +573,8 @@ FLOW: dict[Any, Rule] = {
         "log1p log2 log_sigmoid logit logical_and logical_not logical_or logical_xor lt masked_fill maximum "
         "minimum mish mul multiply ne neg pow reciprocal relu relu6 remainder round rsqrt rsub selu sigmoid "
         "sign silu sin sinh softplus softshrink sqrt square sub subtract tan tanh threshold to true_divide "
-        "trunc where xlogy _to_copy float_power nan_to_num positive rrelu hypot logaddexp alpha_dropout fill",
+        "trunc where xlogy _to_copy float_power nan_to_num positive rrelu hypot logaddexp alpha_dropout fill "
+        "feature_alpha_dropout",
     ),
     **_rows(reshape, "flatten reshape squeeze unflatten _unsafe_view unsqueeze view"),
     **_rows(expand, "broadcast_to expand"),
@@ -521,7 +584,7 @@ FLOW: dict[Any, Rule] = {
         move,
         "channel_shuffle chunk diagonal flip movedim moveaxis narrow permute pixel_shuffle pixel_unshuffle "
         "repeat repeat_interleave roll rot90 select slice split split_with_sizes swapaxes swapdims t "
-        "tensor_split tile transpose unbind unfold unsafe_chunk unsafe_split mT numpy_T",
+        "tensor_split tile transpose unbind unfold unsafe_chunk unsafe_split mT numpy_T gather take_along_dim",
     ),
     **_rows(
         reduce,
@@ -533,8 +596,8 @@ FLOW: dict[Any, Rule] = {
         spatial,
         "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
         "adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool2d_with_indices "
-        "max_pool3d upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d "
-        "upsample_nearest2d upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact2d",
+        "max_pool3d max_pool3d_with_indices upsample_bicubic2d upsample_bilinear2d upsample_linear1d "
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact2d",
     ),
     **_rows(convolution, "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution"),
     **_rows(matmul, "bmm matmul mm"),
@@ -545,6 +608,7 @@ FLOW: dict[Any, Rule] = {
     aten.min.other: pointwise,
     aten.linear: linear,
     aten.embedding: embedding,
+    aten.embedding_bag: embedding,
     aten.scaled_dot_product_attention: attention,
     aten.lstm.input: recurrent,
     aten.gru.input: recurrent,
@@ -557,6 +621,11 @@ FLOW: dict[Any, Rule] = {
     aten.pad: pad,
     aten.constant_pad_nd: pad,
     aten.glu: glu,
+    aten.index_put: index_put,
+    aten.im2col: patches,
+    aten.col2im: unpatch,
+    aten.max_unpool2d: unpool,
+    aten.max_unpool3d: unpool,
     aten.batch_norm: channelwise,
     aten._native_batch_norm_legit.no_stats: channelwise,
     aten._native_batch_norm_legit_no_training: channelwise,

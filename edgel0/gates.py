@@ -172,6 +172,33 @@ class ReaderGate(nn.Module):
         return weight * z.reshape([-1 if i == self.axis else 1 for i in range(weight.dim())])
 
 
+class Lists:
+    """Gated weights that a module keeps in lists as well, as recurrent layers do: ``(attribute, index, weight)``.
+
+    While the module runs its lists hold what the gates made of the weights, at other times the weights themselves.
+    """
+
+    def __init__(self, module: nn.Module, leaves: list[str]) -> None:
+        self.places = [
+            (attribute, at, leaf)
+            for attribute, kept in vars(module).items()
+            if isinstance(kept, list)
+            for at, tensor in enumerate(kept)
+            for leaf in leaves
+            if tensor is module._parameters.get(leaf, self)
+        ]
+
+    def fill(self, module: nn.Module, args: Any) -> None:
+        """Forward pre-hook."""
+        for attribute, at, leaf in self.places:
+            getattr(module, attribute)[at] = getattr(module, leaf)
+
+    def empty(self, module: nn.Module, args: Any = None, output: Any = None) -> None:
+        """Forward hook."""
+        for attribute, at, leaf in self.places:
+            getattr(module, attribute)[at] = module.parametrizations[leaf].original  # type: ignore[union-attr, index]
+
+
 def _draw(module: nn.Module, args: Any) -> None:
     """Forward pre-hook of the gated model."""
     gates_of(module).draw()
@@ -206,6 +233,11 @@ def attach(
         TraceError: nothing in the model can be removed.
         UsageError: gates are attached already, or the probability is out of (0, 1).
     """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise UsageError(
+            "attach was given a DistributedDataParallel, which knows the parameters that it was made with and would "
+            "not average the gates' gradients; attach gates to the module first, then wrap it."
+        )
     model = unwrap(model)
     if has_gates(model):
         raise UsageError(f"this {type(model).__name__} has gates already; call edgel0.detach(model) to begin anew.")
@@ -219,6 +251,10 @@ def attach(
             "at least one layer whose outputs are read by another layer of the model."
         )
     places = {reader.parameter: holders(model, reader.parameter) for reader in coupling.readers}
+    gated: dict[nn.Module, list[str]] = {}
+    for module, leaf in {place: None for found in places.values() for place in found}:
+        gated.setdefault(module, []).append(leaf)
+    lists = {module: Lists(module, leaves) for module, leaves in gated.items()}
     gates = Gates(coupling, open_probability)
     model.add_module(NAME, gates)
     for reader in coupling.readers:
@@ -227,6 +263,11 @@ def attach(
             gates.to(weight.device)
             gate = ReaderGate(gates, reader.axis, torch.from_numpy(reader.units).to(weight.device))
             parametrize.register_parametrization(module, leaf, gate, unsafe=True)
+    for module, kept in lists.items():
+        if kept.places:
+            kept.empty(module)
+            module.register_forward_pre_hook(kept.fill)
+            module.register_forward_hook(kept.empty, always_call=True)
     model.register_forward_pre_hook(_draw, prepend=True)
     gates.train(model.training)
     return gates
@@ -249,9 +290,12 @@ def detach(model: nn.Module) -> nn.Module:
         for name in sorted(module._parameters, key=lambda name: order.get(f"{prefix}.{name}".lstrip("."), -1)):
             module._parameters[name] = module._parameters.pop(name)  # the order by which an optimizer's state counts
     delattr(model, NAME)
-    for key, hook in list(model._forward_pre_hooks.items()):
-        if hook is _draw:
-            del model._forward_pre_hooks[key]
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in list(hooks.items()):
+                if hook is _draw or isinstance(getattr(hook, "__self__", None), Lists):
+                    del hooks[key]
+                    module._forward_hooks_always_called.pop(key, None)
     return model
 
 

@@ -90,6 +90,8 @@ def _module(name: str, folder: Path) -> ModuleType:
     written = name.endswith(".py")
     file = folder / (name if written else name.replace(".", "/") + ".py")
     if file.is_file() and not (file.parent / "__init__.py").is_file():
+        if str(file.parent.resolve()) not in sys.path:
+            sys.path.append(str(file.parent.resolve()))
         return _from_file(file.resolve())
     if written and not file.is_file():
         raise RecipeError(f"there is no file {str(file)!r}; write path/file.py:function with a path from {folder}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgel0.budget import Budget, Limits
-from edgel0.capturing import Example, arguments, evaluating, unwrap
+from edgel0.capturing import Example, arguments, duplicate, evaluating, unwrap
 from edgel0.errors import BudgetError, SlimError, TrainingError, UsageError
 from edgel0.gates import Gates, detach, gates_of, has_gates, mean_gate, median_gate, probability_open
 from edgel0.reaching import connected, essential, smallest, tidy
@@ -27,7 +26,7 @@ def masked(model: nn.Module, masks: Masks) -> nn.Module:
     The copy has the shapes of the model; it is the reference that :func:`edgel0.slim` must equal. Gates that are
     attached to the model are left behind, their values folded into the weights.
     """
-    twin = copy.deepcopy(unwrap(model))
+    twin = duplicate(unwrap(model))
     if has_gates(twin):
         detach(twin)
     weights = tensors(twin, masks.coupling)
@@ -60,6 +59,11 @@ def tensors(model: nn.Module, coupling: Coupling) -> dict[str, Tensor]:
                 raise UsageError(
                     f"{name!r} is {shape} in this {type(model).__name__}, but {tuple(traced.shape)} in the model that "
                     "was traced; trace this model again and make masks from that coupling."
+                )
+            if value.is_meta:
+                raise UsageError(
+                    f"{name!r} of this {type(model).__name__} is on the meta device and has no values; load them "
+                    "first (model.to_empty(device=...) and load_state_dict)."
                 )
             found[name] = value
     return found

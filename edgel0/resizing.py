@@ -86,7 +86,8 @@ def side_by_side(rewrite: Rewrite, node: Node) -> Node:
     dim, start, parts = a.dim % len(shape), 0, []
     for part in a.tensors:
         size = 1 if stacked else part.meta["val"].shape[dim] if part.meta["val"].dim() == len(shape) else 0
-        if labels is None or labels.axis != dim or _count(rewrite.kept(labels), start, start + size):
+        kept = size if labels is None or labels.axis != dim else _count(rewrite.kept(labels), start, start + size)
+        if kept:
             parts.append(part)
         start += size
     if len(parts) == 1 and not stacked:
@@ -157,7 +158,7 @@ def moving(rewrite: Rewrite, node: Node) -> Any:
     if not cuts:
         return None
     if isinstance(node.meta["val"], list | tuple):
-        return pieces(rewrite, node, cuts[0])
+        return pieces(rewrite, node, cuts)
     adapted = MOVES.get(rewrite.packet(node)) if len(cuts) == 1 else None
     changed = adapted(_names(node), cuts[0], rewrite.kept(cuts[0])) if adapted else {}
     if changed is not None and _moves_alike(rewrite, node, cuts, changed):
@@ -195,21 +196,25 @@ def _rank(a: Any) -> int:
     return len((a.self if hasattr(a, "self") else a.input).meta["val"].shape)
 
 
-def pieces(rewrite: Rewrite, node: Node, labels: Labels) -> Any:
+def pieces(rewrite: Rewrite, node: Node, cuts: Sequence[Labels]) -> Any:
     """Split what is kept; pieces of which nothing is left are left out."""
     source = node.all_input_nodes[0]
-    a = _names(node)
-    dim = a.dim % len(source.meta["val"].shape)
-    if dim != labels.axis:
+    rank = len(source.meta["val"].shape)
+    dim = _names(node).dim % rank
+    labels = next((labels for labels in cuts if labels.axis == dim), None)
+    if labels is None:
         return None
-    left = [i for i in range(len(node.meta["val"])) if not rewrite.gone(node, i)]
+    open_ = torch.from_numpy(rewrite.masks.open[labels.units])
+    parts: Any = _call(rewrite, node, open_.reshape([-1 if i == dim else 1 for i in range(rank)]))
+    sizes = [int(part.sum()) for part in parts]
+    left = [i for i, size in enumerate(sizes) if size]
     if rewrite.packet(node) is aten.unbind:
         split = rewrite.copy(node)
     elif len(left) == 1:
         return Resized({left[0]: rewrite.argument(node, source)})
     else:
-        sizes = [rewrite.shape(node, i)[dim] for i in left]
-        split = rewrite.call(node, aten.split_with_sizes.default, rewrite.argument(node, source), sizes, dim)
+        kept = [sizes[i] for i in left]
+        split = rewrite.call(node, aten.split_with_sizes.default, rewrite.argument(node, source), kept, dim)
     return Resized({old: rewrite.call(node, operator.getitem, split, new) for new, old in enumerate(left)})
 
 
@@ -246,7 +251,7 @@ def gather(rewrite: Rewrite, node: Node) -> Node:
     places = torch.arange(int(np.prod(full))).reshape(full)
     known = rewrite.select(places, rewrite.cut(source, node)).reshape(-1)
     wanted = rewrite.select(_call(rewrite, node, places), rewrite.cut(node, node))
-    at = torch.searchsorted(known, wanted.reshape(-1))
+    at = torch.searchsorted(known, wanted.reshape(-1).contiguous())
     flat = rewrite.call(node, aten.reshape.default, rewrite.argument(node, source), [-1])
     where = rewrite.place((node.name, "gather"), at)
     chosen = rewrite.call(node, aten.index_select.default, flat, 0, where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from torch.export import ExportedProgram
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from edgel0.capturing import capture, evaluating, unwrap
+from edgel0.capturing import capture, duplicate, evaluating, unwrap
 from edgel0.errors import SlimError, UsageError
 from edgel0.gates import Gates, ReaderGate, detach, gates_of, has_gates
 from edgel0.masks import masked, tensors
@@ -84,7 +83,7 @@ def shrink_(
         return masks.coupling
     twin, settings = _shrunk(model, masks)
     args, kwargs = _inputs(twin, masks.coupling)
-    coupling = _restricted(masks, capture(twin, kwargs or args))
+    coupling = _restricted(masks, capture(twin, kwargs or args, masks.coupling.flow))
     cuts = {tensor: cut for _, tensor, cut in _places(model, masks)}
     changes = [
         (tensor, _cut(tensor.detach(), cut, masks), None if tensor.grad is None else _cut(tensor.grad, cut, masks))
@@ -159,7 +158,7 @@ def _cut(tensor: Tensor, cuts: tuple[Labels, ...], masks: Masks) -> Tensor:
 def _shrunk(model: nn.Module, masks: Masks) -> tuple[nn.Module, Settings]:
     """Return a smaller copy, proven equal, and what was set in its modules to make it run."""
     reference = masked(model, masks)
-    twin = copy.deepcopy(model)
+    twin = duplicate(model)
     if has_gates(twin):
         detach(twin)
     old: dict[int, torch.Size] = {}
@@ -251,7 +250,8 @@ _WRONG_SIZES = (RuntimeError, TypeError, ValueError, IndexError, KeyError, Attri
 
 def _proven(reference: nn.Module, twin: nn.Module, masks: Masks) -> Settings:
     """Compare the twin with the masked model; what modules had to be told of new sizes is set and returned."""
-    wanted, settings, tried = _run(reference, masks), {}, set[type]()
+    wanted, tried = _run(reference, masks), set[type]()
+    settings: Settings = {}
     while True:
         try:
             got = _run(twin, masks)
@@ -303,12 +303,12 @@ def _alike(wanted: Tensor, got: Tensor) -> bool:
 def _where(model: nn.Module, error: BaseException) -> tuple[str, nn.Module]:
     """Return the innermost module of ``model`` in whose forward an error was raised, and its name."""
     names = {id(module): name for name, module in model.named_modules()}
-    name, found, frame = "", model, error.__traceback__
-    while frame is not None:
-        module = frame.tb_frame.f_locals.get("self")
+    name, found, trace = "", model, error.__traceback__
+    while trace is not None:
+        module: Any = trace.tb_frame.f_locals.get("self")
         if id(module) in names:
             name, found = names[id(module)], module
-        frame = frame.tb_next
+        trace = trace.tb_next
     return name or type(model).__name__, found
 
 

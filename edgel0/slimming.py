@@ -56,7 +56,7 @@ def _retraced(model: nn.Module, masks: Masks, example: Example) -> Masks:
     old = masks.coupling
     if _signature(arguments(example)) == _signature(old.program.example_inputs):
         return masks
-    coupling = trace(masked(model, masks), example)
+    coupling = trace(masked(model, masks), example, flow=old.flow)
     if (coupling.digest, coupling.units) != (old.digest, old.units):
         raise UsageError(
             f"on this example {type(model).__name__} has {coupling.units} units in other groups than the {old.units} "
@@ -171,7 +171,7 @@ class Rewrite:
         """Value of a parameter that will be cut; what the cut takes away anyway is not zeroed before."""
         name = self.names[node.name]
         read = self.changes([Labels(reader.axis, reader.units) for reader in self._readers.get(name, ())])
-        return self.weights[name] if name in self.weights and set(read) <= set(cut) else self.value(node)  # type: ignore[no-any-return]
+        return self.weights[name] if name in self.weights and set(read) <= set(cut) else self.value(node)
 
     def natural(self, node: Node) -> bool:
         """Tell whether a constant can be computed in the new program from cut parameters, as the old one does."""
@@ -228,7 +228,7 @@ class Rewrite:
     def fake(self, like: torch.Tensor, shape: Sequence[int] | None = None) -> FakeTensor:
         """Return what a graph notes of a tensor: type, device, sizes (``like``'s unless given), order of its axes."""
         shape = like.shape if shape is None else shape
-        order = sorted(range(like.dim()), key=lambda axis: (-like.stride(axis), axis))
+        order = sorted(range(like.dim()), key=lambda axis: (-int(like.stride()[axis]), axis))
         made = torch.empty_permuted(shape, order, dtype=like.dtype, device="meta")
         return FakeTensor(self.mode, made, like.device)
 
@@ -257,7 +257,8 @@ class Rewrite:
 
         with torch.no_grad():
             args, kwargs = torch.fx.map_arg(node.args, full), torch.fx.map_arg(node.kwargs, full)
-            value = node.target(*args, **kwargs)  # type: ignore[operator]
+            run: Any = aten.reshape.default if node.target is aten.view.default else node.target  # strides may differ
+            value = run(*args, **kwargs)
         return compact(value) if isinstance(value, torch.Tensor) else value
 
     @staticmethod
@@ -297,11 +298,15 @@ class Rewrite:
                 return pieces.pieces[which]  # type: ignore[index]
             return self.graph.call_function(operator.getitem, (pieces, which))
         resize = RESIZE.get(self.packet(node))
-        if resize is not None and (self.is_live(node) or self.changes(self.cut(node, node))):
+        if resize is not None and (self.is_live(node) or self.resizes(node)):
             made = resize(self, node)
             if made is not None:
                 return made
         return self.copy(node)
+
+    def resizes(self, node: Node) -> bool:
+        """Tell whether sizes of a node or of what it works on are not the traced ones."""
+        return any(self.changes(self.cut(each, node)) for each in (node, *node.all_input_nodes))
 
     def copy(self, node: Node, **changed: Any) -> Node:
         """Copy a node with mapped arguments; ``changed`` replaces some by their schema names."""

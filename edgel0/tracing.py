@@ -50,12 +50,7 @@ def trace(model: nn.Module, example: Example, *, flow: Mapping[Any, Rule] = FLOW
         UsageError: the model does not run on the example.
         TraceError: ``torch.export`` cannot capture it.
     """
-    program = capture(model, example)
-    for name, tensor in program.state_dict.items():  # the program's own handles: the model's may come to be resized
-        own = tensor.detach()
-        learns = isinstance(tensor, nn.Parameter)
-        program.state_dict[name] = nn.Parameter(own, requires_grad=tensor.requires_grad) if learns else own
-    return couple(program, flow=flow)
+    return couple(capture(model, example, flow), flow=flow)
 
 
 def couple(program: ExportedProgram, *, flow: Mapping[Any, Rule] = FLOW) -> Coupling:
@@ -103,8 +98,14 @@ class _Walk:
     # What rules use.
 
     def write(self, weight: Constant, count: int) -> np.ndarray:
-        name = weight.parameter or weight.node.name
+        name = weight.parameter or self._origin(weight.node)
         return self.units.fresh(count, self.writers.setdefault(name, len(self.writers)))
+
+    def _origin(self, node: Node) -> str:
+        """Name the first parameter or buffer that a constant is computed from."""
+        while node.all_input_nodes:
+            node = node.all_input_nodes[0]
+        return self.names.get(node.name, node.name)
 
     def read(self, node: Node, weight: Constant, axis: int, labels: np.ndarray) -> None:
         self.use(node, weight, axis, labels)
@@ -139,8 +140,8 @@ class _Walk:
             labels = labels[np.broadcast_to(meets, labels.shape)]
         met = np.unique(labels)
         met = met[met != PINNED]
-        if met.size:
-            self.units.union(met, PINNED)
+        self.units.union(met, PINNED)
+        if met.size or reason == UNKNOWN:
             self.pins.append(_pin(node, reason, met.size))
         return self.units.settle(tensor)
 
@@ -151,6 +152,13 @@ class _Walk:
     # The walk.
 
     def visit(self, node: Node) -> None:
+        """Label a node; what its rule pinned without giving a reason met what was pinned before."""
+        lost, told = self.units.lost, len(self.pins)
+        self._label(node)
+        if self.units.lost > lost and len(self.pins) == told:
+            self.pins.append(_pin(node, "meets what is pinned", self.units.lost - lost))
+
+    def _label(self, node: Node) -> None:
         if node.op == "placeholder":
             self.values[node] = self._placeholder(node)
         elif node.op == "get_attr":  # the body of a control-flow operator
@@ -221,7 +229,10 @@ class _Walk:
 
     def finish(self) -> Coupling:
         live = [
-            t for v in self.values.values() for t in (v if isinstance(v, tuple) else (v,)) if isinstance(t, Labelled)
+            (node, tensor)
+            for node, value in self.values.items()
+            for tensor in (value if isinstance(value, tuple) else (value,))
+            if isinstance(tensor, Labelled)
         ]
         self._rectangles(live)
         self._pin_free()
@@ -239,6 +250,7 @@ class _Walk:
                 readers.append(Reader(name, axis, units))
         return Coupling(
             program=self.program,
+            flow=self.flow,
             units=sum(g.size for g in groups),
             groups=tuple(groups),
             activations=activations,
@@ -249,17 +261,21 @@ class _Walk:
             pins=tuple(self.pins),
         )
 
-    def _rectangles(self, live: list[Labelled]) -> None:
+    def _rectangles(self, live: list[tuple[Node, Labelled]]) -> None:
         """Tie until no tensor's labels vary along more than one axis, keeping the axis with the most units."""
         open_ends = live
         while open_ends:
-            settled = [self.units.settle(t) for t in open_ends]
-            open_ends = [t for t in settled if len(t.varying) > 1]
-            for tensor in open_ends:
+            settled = [(node, self.units.settle(t)) for node, t in open_ends]
+            open_ends = [(node, t) for node, t in settled if len(t.varying) > 1]
+            for node, tensor in open_ends:
                 tensor = self.units.settle(tensor)
                 if len(tensor.varying) > 1:
                     axis = max(tensor.varying, key=lambda i: _count(tensor, (i,)))
+                    lost = self.units.lost
                     self.units.tie(tensor, keep=(axis,))
+                    if self.units.lost > lost:
+                        reason = f"lies beside what is pinned along axis {axis}, the one that can be cut"
+                        self.pins.append(_pin(node, reason, self.units.lost - lost))
 
     def _pin_free(self) -> None:
         """Pin the labels that no parameter made: there is nothing to remove behind them."""
@@ -332,12 +348,20 @@ class _Walk:
             if isinstance(self.values.get(node), Constant):
                 wanted = {uses.get((user, node), ()) for user in node.users if user.op != "output"}
                 constants[node] = wanted.pop() if len(wanted) == 1 else ()
-                if constants[node] and node.op == "call_function":
-                    self._pull(node, constants[node], uses)
+                pieces = {user: constants.get(user, ()) for user in node.users if user.target is operator.getitem}
+                if constants[node] and node.op == "call_function" and node.target is not operator.getitem:
+                    self._pull(node, {node: constants[node]}, uses)
+                elif any(pieces.values()) and len(pieces) == len(node.users):
+                    self._pull(node, pieces, uses)
         return constants, uses
 
-    def _pull(self, node: Node, cut: tuple[Labels, ...], uses: dict[tuple[Node, Node], tuple[Labels, ...]]) -> None:
-        """Move a cut from a rearranged constant to what it was rearranged from, where that is cut along axes too."""
+    def _pull(
+        self,
+        node: Node,
+        results: dict[Node, tuple[Labels, ...]],
+        uses: dict[tuple[Node, Node], tuple[Labels, ...]],
+    ) -> None:
+        """Move cuts of the results of rearranging a constant to that constant, where it is cut along axes, too."""
         source = node.args[0] if node.args else None
         rule = self._rule(node)
         if not isinstance(source, Node) or [*node.all_input_nodes] != [source]:
@@ -345,25 +369,27 @@ class _Walk:
         value = self.values[source]
         if not isinstance(value, Constant) or not value.shape or rule not in _REARRANGING:
             return
+        count = int(np.prod(value.shape))
+        places = torch.arange(count).reshape(value.shape)
+        moved = places if rule is pointwise else node.target(places, *node.args[1:], **node.kwargs)  # type: ignore[operator]
         pulled: dict[int, np.ndarray] = {}
-        for labels in cut:
-            assert labels.axis is not None
-            count = int(np.prod(value.shape))
-            places = torch.arange(count).reshape(value.shape)
-            if rule is not pointwise:
-                places = node.target(places, *node.args[1:], **node.kwargs)  # type: ignore[operator]
-            at = places.numpy()
-            here = np.broadcast_to(
-                labels.units.reshape([-1 if i == labels.axis else 1 for i in range(at.ndim)]), at.shape
-            )
-            there = np.zeros(count, np.int64)
-            there[at.reshape(-1)] = here.reshape(-1)
+        for axis in sorted({labels.axis for cut in results.values() for labels in cut if labels.axis is not None}):
+            there, pairs = np.zeros(count, np.int64), []
+            for result, cut in results.items():
+                at = (moved if isinstance(moved, torch.Tensor) else moved[result.args[1]]).numpy()
+                units = next((labels.units for labels in cut if labels.axis == axis), np.zeros(1, np.int64))
+                here = np.broadcast_to(units.reshape([-1 if i == axis else 1 for i in range(at.ndim)]), at.shape)
+                there[at.reshape(-1)] = here.reshape(-1)
+                pairs.append((at, here))
             found = Units.squeeze(there.reshape(value.shape))
             varying = [i for i, size in enumerate(found.shape) if size > 1]
-            if not np.array_equal(there[at], here) or len(varying) != 1 or varying[0] in pulled:
+            alike = all(np.array_equal(there[at], here) for at, here in pairs)
+            if not alike or len(varying) != 1 or varying[0] in pulled:
                 return
             pulled[varying[0]] = found.reshape(-1)
         uses[node, source] = tuple(Labels(axis, units) for axis, units in sorted(pulled.items()))
+        for result in results.keys() - {node}:
+            uses[result, node] = ()
 
 
 _REARRANGING = (pointwise, reshape, expand, move)

@@ -6,7 +6,6 @@ ends with the very weights that it would have had.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from edgel0 import __version__, checkpoints
 from edgel0.budget import Budget
-from edgel0.capturing import evaluating
+from edgel0.capturing import duplicate, evaluating
 from edgel0.errors import SlimError, TrainingError
 from edgel0.gates import attach, detach, gates_of
 from edgel0.importing import theirs
@@ -300,7 +299,7 @@ class _Run:
 
     def plain(self, state: dict[str, Tensor]) -> nn.Module:
         """Return a copy of the model without gates, with the weights of a gated state in which every gate was open."""
-        twin = copy.deepcopy(self.model)
+        twin = duplicate(self.model)
         twin.load_state_dict(state)
         gates_of(twin).held = True
         return detach(twin)

@@ -7,6 +7,7 @@ Nothing here imports torch: a board file, a budget check or a report can be made
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,8 @@ class Coupling:
     ``activations`` maps a node of the program that depends on an input to the :class:`Labels` of its outputs (one entry
     per output, None where nothing can go). ``constants`` maps a node that depends on parameters alone to the labels
     along which it is cut wherever it is used, ``uses`` a pair (user, constant) to those along which that user needs it,
-    where it needs any. ``tensors`` is ``constants`` by the name of the parameter or buffer.
+    where it needs any. ``tensors`` is ``constants`` by the name of the parameter or buffer. ``flow`` is the table of
+    rules that the trace went by.
     """
 
     program: ExportedProgram = field(repr=False)
@@ -97,6 +99,7 @@ class Coupling:
     tensors: dict[str, tuple[Labels, ...]] = field(repr=False)
     readers: tuple[Reader, ...] = field(repr=False)
     pins: tuple[Pin, ...] = field(repr=False)
+    flow: Mapping[Any, Any] = field(repr=False)
 
     @property
     def unknown(self) -> tuple[str, ...]:

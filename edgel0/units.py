@@ -43,7 +43,9 @@ class Units:
     def __init__(self) -> None:
         self._parent = np.zeros(1, np.int64)
         self._writer = np.full(1, -1, np.int64)
+        self._made = np.zeros(1, bool)
         self._used = 1
+        self.lost = 0  # sets with a writer that have been pinned
 
     def __len__(self) -> int:
         return self._used
@@ -55,7 +57,9 @@ class Units:
             room = max(stop, 2 * len(self._parent)) - len(self._parent)
             self._parent = np.concatenate([self._parent, np.arange(len(self._parent), len(self._parent) + room)])
             self._writer = np.concatenate([self._writer, np.full(room, -1, np.int64)])
+            self._made = np.concatenate([self._made, np.zeros(room, bool)])
         self._writer[start:stop] = writer
+        self._made[start:stop] = writer >= 0
         self._used = stop
         return np.arange(start, stop)
 
@@ -63,6 +67,12 @@ class Units:
     def writers(self) -> np.ndarray:
         """Writer number of every label ever made, -1 where no parameter made it."""
         return self._writer[: self._used]
+
+    def made(self, labels: np.ndarray) -> np.ndarray:
+        """Tell of each label whether a parameter made any of its set, and nothing has pinned it."""
+        roots = self.find(labels)
+        found: np.ndarray = self._made[roots] & (roots != PINNED)
+        return found
 
     def find(self, labels: np.ndarray) -> np.ndarray:
         """Return the name of each label's set."""
@@ -85,6 +95,8 @@ class Units:
             if not apart.any():
                 return
             low, high = low[apart], high[apart]
+            self.lost += np.unique(high[(low == PINNED) & self._made[high]]).size
+            np.logical_or.at(self._made, low, self._made[high])
             np.minimum.at(self._parent, high, low)
             a, b = self.find(low), self.find(high)
 
@@ -136,6 +148,8 @@ class Units:
 
     def lower(self, labels: torch.Tensor) -> Labelled:
         """Return what an operator made of lifted labels."""
+        if not labels.numel():
+            return self.pinned(labels.shape)
         array = labels.numpy()
         still = tuple(slice(0, 1) if array.strides[i] == 0 else slice(None) for i in range(array.ndim))
         return Labelled(tuple(labels.shape), self.squeeze(self.find(array[still])))

@@ -4,7 +4,7 @@ import pytest
 import shim  # noqa: F401 - makes the next import work where torchvision's compiled operators are missing
 import torch
 import torchvision
-from test_flow import agree, outputs, randomise
+from oracle import agree, outputs, randomise
 
 from edgel0.tracing import trace
 from edgel0.types import Masks

@@ -629,3 +629,43 @@ def test_fixed_gates_are_their_mask_and_learn_no_more():
     assert gates.log_alpha.grad is None
     assert net.left.parametrizations.weight.original.grad is not None
     torch.testing.assert_close(gates.probability(), mask.float())
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_gates_reach_weights_that_a_module_keeps_in_lists_as_well(kind):
+    """Recurrent layers compute with a list of their weights; a gate on the weight alone would be without effect."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.o = kind(3, 6, batch_first=True, bidirectional=True), nn.Linear(12, 4)
+
+        def forward(self, x):
+            return self.o(self.rnn(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    net, x = Net().double(), torch.randn(2, 5, 3, dtype=torch.float64)
+    gates = attach(net, x)
+    only = [r for r in gates.coupling.readers if r.parameter.startswith("rnn.weight_hh")]
+    assert only
+    net.train()(x).square().sum().backward()
+    with torch.no_grad():
+        gates.log_alpha.copy_(torch.linspace(-2, 2, 6))
+        gates.eval()
+        wanted = gates.values()[1:]
+        assert 0 < int((wanted == 0).sum()) < 6
+    copy.deepcopy(net)  # nothing that autograd made stays behind in the list
+    got = net.eval()(x)
+    plain = detach(copy.deepcopy(net))
+    assert not plain.rnn._forward_hooks
+    assert not plain.rnn._forward_pre_hooks
+    torch.testing.assert_close(got, plain(x), rtol=0, atol=1e-12)
+    z = torch.from_numpy(only[0].units)
+    torch.testing.assert_close(
+        plain.rnn.weight_hh_l0, net.rnn.parametrizations.weight_hh_l0.original * gates.values()[z], rtol=0, atol=0
+    )
+    net.zero_grad()
+    net.eval().rnn.o = None
+    out = net.rnn(x)[0]
+    out.sum().backward()
+    assert float(gates.log_alpha.grad.abs().sum()) > 0  # through the recurrent weights alone

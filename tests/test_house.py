@@ -14,13 +14,14 @@ import edgel0
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgel0"
 ORDER = [
-    *("errors", "types", "quantities", "importing", "staging", "capturing", "units", "flow", "tracing", "cost"),
-    *("reaching", "gates", "budget", "masks", "resizing", "slimming", "shrinking", "exporters", "devices", "checks"),
-    *("samples", "checkpoints", "recipe", "inspecting", "training", "results", "report", "running", "cli"),
+    *("errors", "types", "quantities", "importing", "staging", "refusing", "explaining", "preserving", "capturing"),
+    *("units", "flow", "tracing", "cost", "reaching", "gates", "budget", "masks", "resizing", "slimming", "shrinking"),
+    *("exporters", "devices", "checks", "samples", "checkpoints", "recipe", "inspecting", "training", "results"),
+    *("report", "running", "cli"),
 ]
 PUBLIC = {
-    *("attach", "detach", "Budget", "stabilize", "slim", "export", "trace", "masked", "Masks", "shrunk", "measure"),
-    *("check", "load", "save", "FLOW", "COST", "__version__"),
+    *("attach", "detach", "Budget", "stabilize", "slim", "export", "trace", "masked", "Masks", "measure"),
+    *("shrink_", "shrunk", "check", "load", "save", "FLOW", "COST", "__version__"),
 }
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from test_flow import check, randomise
+from oracle import check, randomise
 from torch import nn
 
 from edgel0.capturing import capture

@@ -19,7 +19,7 @@ def coupling() -> Coupling:
 
 
 def small(units=3, readers=(), groups=(), pins=()):
-    return Coupling(None, units, tuple(groups), {}, {}, {}, {}, tuple(readers), tuple(pins))
+    return Coupling(None, units, tuple(groups), {}, {}, {}, {}, tuple(readers), tuple(pins), {})
 
 
 def test_labels_compare_and_hash_by_value():

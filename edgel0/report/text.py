@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -92,24 +93,117 @@ def _file(row: Measurement) -> str:
     return row.artifact.rpartition("/")[2]
 
 
-def inspection(found: dict[str, Any]) -> RenderableType:
-    """Return the groups of a model with their share of the cost, and what is pinned and why."""
-    table = _grid("group", "units", "MACs", "parameters", "")
-    for group in found["groups"]:
-        bar = "█" * round(20 * group["macs"]) or ("▏" if group["macs"] else "")
-        table.add_row(
-            Text(group["name"]), f"{group['units']:,}", f"{group['macs']:.1%}", f"{group['params']:.1%}", Text(bar)
-        )
-    table.columns[-1].justify = "left"
+WIDE = 14  # columns of a stage's bar
+NAME = 20  # columns of a stage's name
+SMALL = 0.01  # stages without units and with less than this share of everything are shown as one
+
+
+def inspection(found: dict[str, Any], groups: bool = False) -> RenderableType:
+    """Return a model's stages (or all its ``groups``) with what can go of each, and what is pinned and why.
+
+    ``found`` is what :func:`edgel0.inspecting.examine` says.
+    """
+    count = len(found["groups"])
     lines = [
-        f"{found['units']:,} units in {len(found['groups'])} groups; MACs {format_count(found['cost']['macs'])}, "
+        f"{found['units']:,} units in {count} group{'s' * (count != 1)}; MACs {format_count(found['cost']['macs'])}, "
         f"parameters {format_count(found['cost']['params'])}, weights {format_bytes(found['cost']['weight_bytes'])}.",
-        f"At the least, one unit wherever one is needed: {found['least']['macs']:.1%} of the MACs and "
-        f"{found['least']['params']:.1%} of the parameters.",
-        "A group's shares are what goes when all its units but one do.",
+        f"Removable: {_share(1 - found['least']['macs'])} of the MACs and {_share(1 - found['least']['params'])} of "
+        "the parameters, one unit kept wherever one is needed.",
     ]
-    for pin in found["pins"]:
-        where = f" in {pin['module']}" if pin["module"] else ""
-        source = f" ({pin['source']})" if pin["source"] else ""
-        lines.append(f"pinned: {pin['labels']:,} by {pin['operator']}{where}: {pin['reason']}{source}")
-    return Group(table, Text(""), *(Text(line) for line in lines))
+    if groups or "stages" not in found:
+        table = _groups(found["groups"])
+        lines.append("A group's shares are what goes when all its units but one do.")
+    else:
+        table = _stages(found["stages"])
+        lines.append("Shares are of the whole model: █ can go, ░ stays. --all lists every group.")
+    lines += _reasons(found["pins"])
+    if found.get("unknown"):
+        lines.append(
+            f"unknown: {', '.join(found['unknown'])}; a row in FLOW frees what such an operator pins, as "
+            "CONTRIBUTING.md shows."
+        )
+    return Group(*_title(found), table, Text(""), *(Text(line) for line in lines))
+
+
+def _title(found: dict[str, Any]) -> Iterator[Text]:
+    if "model" in found:
+        inputs = ", ".join(
+            (f"{one['name']}=" if one["name"] else "") + f"{'x'.join(map(str, one['shape']))} {one['dtype']}"
+            for one in found["inputs"]
+        )
+        yield Text(f"{found['model']} on {inputs}")
+        yield Text("")
+
+
+def _groups(groups: Sequence[dict[str, Any]]) -> Table:
+    table = _grid("group", "units", "MACs", "parameters", "")
+    for group in groups:
+        bar = "█" * round(20 * group["macs"]) or ("▏" if group["macs"] else "")
+        table.add_row(Text(group["name"]), f"{group['units']:,}", _share(group["macs"]), _share(group["params"]), bar)
+    table.columns[-1].justify = "left"
+    return table
+
+
+def _stages(stages: Sequence[dict[str, Any]]) -> Table:
+    table = _grid("stage", "units", "MACs", "", "parameters", "")
+    most = {metric: max((stage[metric] for stage in stages), default=0.0) or 1.0 for metric in ("macs", "params")}
+    small = [stage for stage in stages if not stage["units"] and max(stage[metric] for metric in most) < SMALL]
+    shown = [stage for stage in stages if len(small) < 2 or stage not in small]
+    if len(shown) < len(stages):
+        rest: dict[str, Any] = {"name": f"{len(small)} small parts", "units": 0, "removable": {}}
+        for metric in most:
+            rest[metric] = sum(stage[metric] for stage in small)
+            rest["removable"][metric] = sum(stage["removable"][metric] for stage in small)
+        shown.append(rest)
+    for stage in shown:
+        name = stage["name"]
+        cells: list[RenderableType] = [
+            Text(name if len(name) <= NAME else f"…{name[1 - NAME :]}"),
+            f"{stage['units']:,}",
+        ]
+        for metric, scale in most.items():
+            cells += [_share(stage[metric]), _bar(stage[metric] / scale, stage["removable"][metric] / scale)]
+        table.add_row(*cells)
+    for column in (table.columns[3], table.columns[5]):
+        column.justify = "left"
+    return table
+
+
+def _bar(whole: float, goes: float) -> str:
+    """Draw a part of the longest bar, filled as far as it can go."""
+    if not whole:
+        return ""
+    full = max(round(WIDE * whole), 1)
+    filled = round(full * goes / whole)
+    return "█" * filled + "░" * (full - filled)
+
+
+def _share(value: float) -> str:
+    """Write a share in percent; only nothing is 0 %, and only all of it is 100 %."""
+    if 0 < value < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= value < 1 else f"{value:.1%}"
+
+
+def _reasons(pins: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Tell each reason once: how many channels it pinned, by which operator, where first, and at which line."""
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for pin in pins:
+        kinds.setdefault((pin["reason"], pin["operator"]), []).append(pin)
+    for (reason, operator), same in sorted(kinds.items(), key=lambda kind: -sum(pin["labels"] for pin in kind[1])):
+        first = same[0]
+        where = f" in {first['module']}" if first["module"] else ""
+        if len(same) > 1:
+            where = f" at {len(same)} places" + (f", first in {first['module']}" if first["module"] else "")
+        source = f" ({_short(first['source'])})" if first["source"] else ""
+        count = sum(pin["labels"] for pin in same)
+        yield f"pinned: {f'{count:,}' if count else 'nothing more'} by {operator}{where}: {reason}{source}"
+
+
+def _short(source: str) -> str:
+    """Write a source line with its file's path from here, or with the end of the path."""
+    file, _, rest = source.partition(":")
+    path = Path(file)
+    if Path.cwd() in path.parents:
+        return f"{path.relative_to(Path.cwd())}:{rest}"
+    return f"{'/'.join(path.parts[-3:])}:{rest}" if len(path.parts) > 3 else source

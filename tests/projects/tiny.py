@@ -8,18 +8,18 @@ from torch import nn
 class Tiny(nn.Module):
     """Two convolutions (the first with batch norm), dropout, two linear layers: (N, 1, 8, 8) -> (N, 4)."""
 
-    def __init__(self, size=-1):
+    def __init__(self, fixed=False):
         super().__init__()
         self.conv1, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.conv2 = nn.Conv2d(8, 12, 3)
         self.fc1, self.fc2 = nn.Linear(108, 24), nn.Linear(24, 4)
-        self.dropout, self.size = nn.Dropout(0.1), size
+        self.dropout, self.fixed = nn.Dropout(0.1), fixed
 
     def forward(self, x):
-        """Return class scores; a positive ``size`` is written out in the reshape, as careless code does."""
+        """Return class scores; ``fixed`` writes a size out in the reshape, as careless code does."""
         x = torch.max_pool2d(self.norm(self.conv1(x)).relu(), 2, 2)
         x = torch.max_pool2d(self.conv2(torch.nn.functional.pad(x, (2, 2, 2, 2))).relu(), 2, 2)
-        x = x.flatten(1) if self.size < 0 else x.reshape(-1, self.size)
+        x = x.reshape(-1, 108) if self.fixed else x.flatten(1)
         return self.fc2(self.dropout(self.fc1(x).relu()))
 
 
@@ -30,7 +30,7 @@ def build():
 
 def build_fixed():
     """Make one whose forward cannot run at a smaller size."""
-    return Tiny(108)
+    return Tiny(fixed=True)
 
 
 def load(path=None):
