@@ -121,7 +121,7 @@ def randomized_(model: nn.Module) -> nn.Module:
             buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator, dtype=torch.float64))
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() < 2:
+            if sum(size > 1 for size in parameter.shape) < 2:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
                 if parameter.abs().max() < 0.5:
                     parameter.add_(0.5)

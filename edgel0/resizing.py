@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from edgel0.flow import FLOW, expand, index, move, reshape
+from edgel0.flow import FLOW
+from edgel0.moving import expand, index, move, reshape
 from edgel0.tracing import bind
 from edgel0.types import Labels
 

@@ -25,10 +25,11 @@ from edgel0 import __version__
 from edgel0.capturing import Example, arguments, unwrap
 from edgel0.cost import cost_of, program_cost
 from edgel0.errors import SlimError, UsageError
-from edgel0.flow import FLOW, pointwise
+from edgel0.flow import FLOW
 from edgel0.masks import masked, tensors
 from edgel0.reaching import Fate, ends, fates
 from edgel0.resizing import RESIZE, Resized
+from edgel0.rules import pointwise
 from edgel0.tracing import evaluate, trace
 from edgel0.types import Labels, Masks, Reader, Slimmed
 

@@ -16,20 +16,9 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from edgel0.capturing import Example, capture
-from edgel0.flow import (
-    FLOW,
-    UNKNOWN,
-    Constant,
-    Rule,
-    Value,
-    expand,
-    move,
-    operands,
-    pointwise,
-    reshape,
-    shape_of,
-    unknown,
-)
+from edgel0.flow import FLOW
+from edgel0.moving import expand, move, reshape
+from edgel0.rules import UNKNOWN, Constant, Rule, Value, operands, pointwise, shape_of, unknown
 from edgel0.types import Coupling, Group, Labels, Pin, Reader
 from edgel0.units import PINNED, Labelled, Units
 
@@ -77,7 +66,7 @@ def bind(node: Node, resolve: Any) -> SimpleNamespace:
 
 
 class _Walk:
-    """The state of one walk; what rules may use of it is :class:`edgel0.flow.Walk`."""
+    """The state of one walk; what rules may use of it is :class:`edgel0.rules.Walk`."""
 
     def __init__(self, program: ExportedProgram, flow: Mapping[Any, Rule]) -> None:
         self.program, self.flow, self.units = program, flow, Units()

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgel0"
 ORDER = [
     *("errors", "types", "quantities", "importing", "staging", "refusing", "explaining", "preserving", "capturing"),
-    *("units", "flow", "tracing", "cost", "reaching", "gates", "budget", "masks", "resizing", "slimming", "shrinking"),
+    *("units", "rules", "moving", "mixing", "flow", "tracing", "cost", "reaching", "gates", "budget", "masks"),
+    *("resizing", "slimming", "fitting", "shrinking"),
     *("exporters", "devices", "checks", "samples", "checkpoints", "recipe", "inspecting", "training", "results"),
     *("report", "running", "cli"),
 ]

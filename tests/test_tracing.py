@@ -11,8 +11,9 @@ from torch import nn
 
 from edgel0.capturing import capture
 from edgel0.errors import TraceError, UsageError
-from edgel0.flow import FLOW, pointwise
+from edgel0.flow import FLOW
 from edgel0.masks import masked
+from edgel0.rules import pointwise
 from edgel0.slimming import slim
 from edgel0.tracing import trace
 from edgel0.types import Masks
