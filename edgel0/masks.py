@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 
 from edgel0.budget import Budget, Limits
 from edgel0.capturing import Example, arguments, duplicate, evaluating, unwrap
-from edgel0.errors import BudgetError, SlimError, TrainingError, UsageError
+from edgel0.errors import SlimError, TrainingError, UsageError
 from edgel0.gates import Gates, detach, gates_of, has_gates, mean_gate, median_gate, probability_open
 from edgel0.reaching import connected, essential, smallest, tidy
-from edgel0.types import Coupling, Masks
+from edgel0.types import Coupling, Group, Masks
 
 RULE = "median"
 REOPEN = 0.31  # P(z != 0) at which the paper's test-time gate becomes zero
@@ -76,17 +77,16 @@ def stabilize(
 
     A unit stays if P(z != 0) > 1/2 (rule ``median``). Over a limit the least probable open units close; where room is
     left the most probable closed ones (P(z != 0) > 0.31, so that the paper's test-time gate is not zero) open again.
-    With ``round_to`` the open units of each group are brought to a multiple, within the budget (to all of them in a
-    group that is smaller than one multiple). The surviving gates' values are multiplied into the readers' weights, and
-    from then on the model trains at the mask (*settles*). Stabilizing again closes further units and, unless multiples
-    need it, opens none.
+    With ``round_to`` (8 suits the kernels of most CPUs) the open channels of each group are brought to a multiple as
+    far as the budget allows (to all of them in a group that is smaller than one multiple), never to none. The surviving
+    gates' values are multiplied into the readers' weights, and from then on the model trains at the mask (*settles*).
+    Stabilizing again closes further units and, unless multiples need it, opens none.
 
     ``Masks.report`` holds ``polarisation``, the share of gates with 0.05 < P < 0.95, and ``output_change``, the largest
     difference of the eval-mode output on ``inputs`` (default: the traced example) that stabilizing made, relative to
     the largest output.
 
     Raises:
-        BudgetError: no mask of the wanted multiples is within the budget.
         TrainingError: the gates hold values that are not numbers.
     """
     model = unwrap(model)
@@ -180,35 +180,37 @@ def _refilled(coupling: Coupling, probability: np.ndarray, opened: np.ndarray, l
 def rounded(
     coupling: Coupling, probability: np.ndarray, opened: np.ndarray, limits: Limits | None, multiple: int
 ) -> np.ndarray:
-    """Bring each group's open units to a multiple: down first, then up again, most probable first, while it fits.
+    """Bring each group's open channels to a multiple: down first, then up again, most probable first, while it fits.
 
-    A group keeps at least one multiple, or all its units where it has fewer; one that is closed stays closed.
+    A unit that is many channels wide (a head) counts as so many. A group keeps at least one multiple, or all its units
+    where it has fewer; one that is closed stays closed. Where the limits do not pay for that, the groups that are
+    smaller than one multiple stay as they are.
     """
     needed = np.zeros_like(opened)
     for units in essential(coupling):
         needed[units[np.argmax(np.where(opened[units], probability[units], -1))]] = True
-    result = np.zeros_like(opened)
-    result[0] = True
+    least, ragged = np.zeros_like(opened), np.zeros_like(opened)
+    least[0] = ragged[0] = True
     blocks: list[tuple[bool, float, np.ndarray]] = []
     for group in coupling.groups:
+        step = multiple // math.gcd(multiple, _width(coupling, group))
         units = np.arange(group.start, group.stop)
         units = units[np.lexsort((-probability[units], ~opened[units], ~needed[units]))]
         count = int(opened[units].sum())
         if not count:
             continue
-        least = max(-(-int(needed[units].sum()) // multiple), 1) * multiple
-        result[units[:least]] = True
-        for at in range(least, group.size - multiple + 1, multiple):
-            block = units[at : at + multiple]
-            down, up = at + multiple <= count, opened[block].any() if limits is None else True
+        first = max(-(-int(needed[units].sum()) // step), 1) * step
+        least[units[:first]] = True
+        ragged[units[: min(first, count)]] = True
+        for at in range(first, group.size - step + 1, step):
+            block = units[at : at + step]
+            down, up = at + step <= count, opened[block].any() if limits is None else True
             mean = float(probability[block].mean())
             if down or (up and mean > REOPEN):
                 blocks.append((down, mean, block))
-    if limits is not None and not limits.fits(result):
-        raise BudgetError(
-            f"with every group at its least multiple of {multiple} the network costs {limits.cost(result)}, over the "
-            f"limits {limits.maximum}; choose a smaller multiple or raise the limit."
-        )
+        if count < first:
+            blocks.append((True, 1.0, units[:first]))
+    result = least if limits is None or limits.fits(least) else ragged
     for _, _, block in sorted(blocks, key=lambda entry: entry[:2], reverse=True):
         trial = result.copy()
         trial[block] = True
@@ -217,6 +219,17 @@ def rounded(
     if not connected(coupling, result):
         raise SlimError(f"at multiples of {multiple} no path from an input to an output is left; choose a smaller one.")
     return result
+
+
+def _width(coupling: Coupling, group: Group) -> int:
+    """How many channels a unit of a group is: the rows that its writers give to each."""
+    widths = [
+        int((labels.units == group.start).sum())
+        for writer in group.writers
+        for labels in coupling.tensors.get(writer, ())
+        if (labels.units == group.start).any()
+    ]
+    return min(widths, default=1)
 
 
 def _fold(model: nn.Module, gates: Gates, opened: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from edgel0.budget import Budget, Limits
 from edgel0.cost import sums
-from edgel0.errors import BudgetError, TrainingError, UsageError
+from edgel0.errors import TrainingError, UsageError
 from edgel0.gates import attach, detach, gates_of, log_alpha_of, mean_gate, median_gate
 from edgel0.masks import masked, project, rounded, stabilize, tensors
 from edgel0.reaching import connected
@@ -304,8 +304,37 @@ def test_rounding_goes_below_what_was_open_when_the_budget_needs_it():
     limits = Limits(gates.coupling, macs=2 * 4 + 4 * 4 + 4 * 2)  # 32: four and four
     masks = stabilize(net, limits, round_to=4)
     assert masks.kept == {"0": 4, "2": 4}
-    with pytest.raises(BudgetError, match="choose a smaller multiple"):
-        rounded(gates.coupling, masks.probability, masks.open, Limits(gates.coupling, macs=31), 4)
+
+
+def test_where_the_budget_does_not_pay_for_a_multiple_small_groups_stay_as_they_are():
+    net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    gates = attach(net, torch.zeros(1, 2))
+    set_gates(net, [log_alpha_of(v) for v in np.tile([0.9, 0.8, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1], 2)])
+    limits = Limits(gates.coupling, macs=31)  # four and four have 32
+    masks = stabilize(net, limits, round_to=4)
+    assert limits.fits(masks.open)
+    assert sorted(masks.kept.values()) == [2, 4]
+
+
+def test_a_head_is_as_many_channels_as_its_writer_has_rows_for_it():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out, self.up = nn.Linear(8, 3 * 24), nn.Linear(24, 8), nn.Linear(8, 20)
+            self.norm, self.down = nn.LayerNorm(8), nn.Linear(20, 8)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).unflatten(-1, (3, 6, 4)).permute(2, 0, 3, 1, 4)
+            x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            return x + self.down(self.up(self.norm(x)).relu())
+
+    net = Heads()
+    gates = attach(net, torch.randn(1, 5, 8))
+    heads, neurons = gates.coupling.groups
+    assert (heads.size, neurons.size) == (6, 20)
+    set_gates(net, [log_alpha_of(0.9 if at % 3 else 0.2) for at in range(26)])
+    masks = stabilize(net, round_to=8)
+    assert masks.kept == {"qkv": 4, "up": 16}  # 3 x 4 rows to a head: two heads are a multiple of 8
 
 
 def test_rounding_never_closes_the_only_way():
