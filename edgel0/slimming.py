@@ -315,21 +315,11 @@ class Rewrite:
         args, kwargs = torch.fx.map_arg(rest, lambda source: self.argument(node, source))
         args, kwargs = self.replaced(node, args, kwargs, changed)
         made = self.note(node, self.graph.call_function(node.target, args, kwargs))  # type: ignore[arg-type]
-        made.meta["val"] = self.resized(node)
-        return made
-
-    def resized(self, node: Node) -> Any:
-        """Return what a copy of a node gives: as traced where nothing of it is cut."""
         old = node.meta["val"]
-        if isinstance(old, tuple | list):
-            return type(old)(self._resized(node, value, at) for at, value in enumerate(old))
-        return self._resized(node, old)
-
-    def _resized(self, node: Node, old: Any, output: int = 0) -> Any:
-        if not isinstance(old, torch.Tensor):
-            return old
-        shape = self.shape(node, output)
-        return old if shape == old.shape else self.fake(old, shape)
+        if isinstance(old, torch.Tensor):  # of several results not each has labels; these are left to assemble()
+            shape = self.shape(node)
+            made.meta["val"] = old if shape == old.shape else self.fake(old, shape)
+        return made
 
     @staticmethod
     def replaced(node: Node, args: Any, kwargs: Any, changed: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from oracle import TOLERANCE, difference, outputs, randomise, scrambled
+from oracle import TOLERANCE, difference, outputs, randomise, run_noted, scrambled
 from torch import nn
 
 from edgel0.cost import cost_of, program_cost, weights
@@ -1417,6 +1417,7 @@ def same(model: nn.Module, masks: Masks, example: Any, found: Examined) -> None:
         return
     for name, got in (
         ("slim", outputs(slimmed.program.module(), example)),
+        ("slim, noted shapes asserted,", run_noted(slimmed.program, example)),
         ("scrambled", outputs(scrambled(model, masks), example)),
     ):
         apart = difference(wanted, got)
