@@ -319,6 +319,8 @@ class Rewrite:
         if isinstance(old, torch.Tensor):  # of several results not each has labels; these are left to assemble()
             shape = self.shape(node)
             made.meta["val"] = old if shape == old.shape else self.fake(old, shape)
+        elif not isinstance(node.target, torch._ops.OpOverload):  # control flow, of which nothing is cut
+            made.meta["val"] = old
         return made
 
     @staticmethod

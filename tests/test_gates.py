@@ -669,3 +669,13 @@ def test_gates_reach_weights_that_a_module_keeps_in_lists_as_well(kind):
     out = net.rnn(x)[0]
     out.sum().backward()
     assert float(gates.log_alpha.grad.abs().sum()) > 0  # through the recurrent weights alone
+
+
+def test_a_model_that_is_wrapped_for_distributed_training_gets_its_gates_first(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+        with pytest.raises(UsageError, match=r"DistributedDataParallel.*attach gates to the module first"):
+            attach(wrapped, torch.randn(1, 3))
+    finally:
+        torch.distributed.destroy_process_group()

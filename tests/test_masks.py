@@ -604,3 +604,23 @@ def test_tensors_of_a_gated_model_are_the_effective_weights(net):
     plain = detach(copy.deepcopy(net))
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(found[name].detach(), value, rtol=0, atol=0)
+
+
+# Models that are not plain.
+
+
+def test_weights_without_values_are_refused():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    masks = Masks.random(trace(net, torch.randn(1, 3)))
+    with pytest.raises(UsageError, match=r"'0\.weight' of this Sequential is on the meta device"):
+        slim(net.to("meta"), masks)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_the_older_weight_norm_keeps_what_autograd_made_and_can_be_masked():
+    net = nn.Sequential(nn.Linear(3, 4), nn.utils.weight_norm(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 2))
+    x = torch.randn(2, 3)
+    net(x)
+    masks = Masks.random(trace(net, x), 0.5, 1)
+    assert not masks.open.all()
+    torch.testing.assert_close(slim(net, masks).program.module()(x), masked(net, masks)(x))

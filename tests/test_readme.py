@@ -71,3 +71,12 @@ def test_the_proof_needs_no_training(namespace):
 def test_the_demo_and_the_exit_codes_are_named():
     for text in ("make demo", "make test", "edgel0 run export/mnist-lenet5.toml"):
         assert text in README
+
+
+def test_the_operator_that_contributing_adds_is_there():
+    root = Path(__file__).parent.parent
+    shown = re.findall(r"```python\n(.*?)```", (root / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    files = ("edgel0/moving.py", "edgel0/flow.py", "tests/test_flow.py")
+    assert len(shown) == len(files)
+    for code, file in zip(shown, files, strict=True):
+        assert code in (root / file).read_text(encoding="utf-8"), file

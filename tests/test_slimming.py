@@ -559,3 +559,26 @@ def test_an_example_on_which_the_units_are_others_is_refused():
     )
     with pytest.raises(UsageError, match="has 0 units in other groups than the 6"):
         slim(model, Masks.random(trace(model, IMAGE)), IMAGE[:1])
+
+
+# Heads that meet what cannot be cut.
+
+
+def by_hand(q, k, v):
+    return (q @ k.transpose(2, 3)).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("attend", [F.scaled_dot_product_attention, by_hand])
+def test_a_query_that_is_pinned_pins_the_heads_of_its_keys(attend):
+    """The query is an input, and its heads stay: so do those of keys and values."""
+
+    def heads(x):
+        return x.unflatten(-1, (3, 4)).transpose(1, 2)
+
+    model = Net(
+        lambda self, x, q: self.out(attend(heads(q), heads(self.k(x)), heads(self.v(x))).transpose(1, 2).flatten(2)),
+        k=nn.Linear(5, 12),
+        v=nn.Linear(5, 12),
+        out=nn.Linear(12, 3),
+    )
+    check(model, (torch.randn(2, 4, 5).double(), torch.randn(2, 4, 12).double()))
