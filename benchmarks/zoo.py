@@ -37,6 +37,7 @@ from edgel0.slimming import slim
 from edgel0.tracing import couple
 from edgel0.types import Coupling, Masks
 
+TOLERANCE = 1e-9
 LIBRARIES: list[torch.library.Library] = []
 PER_FAMILY = 2
 TIMEOUT, PEER_TIMEOUT = 1200, 100  # seconds
@@ -296,36 +297,54 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the Markdown table and the sentences above it."""
+    """Return the Markdown table and what it comes to."""
     captured = [r for r in rows if r["captured"]]
-    worst = max((r["error"] for r in captured if "error" in r), default=float("nan"))
-    crashed = [r for r in rows if "crash" in r]
     peers = [r for r in rows if "tp_forward" in r]
+    ran = [r for r in peers if "tp_error" in r]
+    exact = [r for r in ran if r["tp_error"] <= TOLERANCE]
+    versions = ", ".join(sorted({f"edgel0 {r['edgel0']}, torch {r['torch']}" for r in captured}))
+    worst = max(captured, key=lambda r: r["error"])
+    slow = [r["model"] for r in captured if r["trace_s"] > r["export_s"]]
     lines = [
         "# The zoo",
         "",
-        f"Made by `make zoo` with torch {rows[0].get('torch')}; {len(rows)} models, {len(captured)} captured "
-        f"({len(captured) / len(rows):.1%}), {len(crashed)} crashed. Random weights, float64, a random half of all "
-        "units closed (seed 0). Largest difference between the masked and the slimmed model, relative to the largest "
-        f"output: **{worst:.1e}**. Seconds are of one run on one thread of a shared x86-64 machine.",
+        f"Made by `make zoo` ({versions}). {len(rows)} models of torchvision and timm with random weights in float64, "
+        "each at the input size that it is made for. A random half of all units is closed (seed 0); *error* is the "
+        "largest difference between the masked and the slimmed model, relative to the largest output. *Removable* is "
+        "the share that lies on units. Seconds are of one run on one thread of a shared x86-64 machine; *trace* is without the "
+        "export, the memory with it.",
         "",
-        f"Torch-Pruning {peers[0]['tp_version'] if peers else '-'} on the same models, half of the channels: its "
-        f"forward runs on {sum(r['tp_forward'] for r in peers)} of {len(peers)}; *TP* is its difference from the same "
-        "model with the removed input columns zeroed, relative to the largest output, or - where it does not run.",
+        f"- captured: {len(captured)} of {len(rows)} ({len(captured) / len(rows):.1%}); crashed: "
+        f"{sum('crash' in r for r in rows)}; with unknown operators: {sum(bool(r['unknown']) for r in captured)}",
+        f"- largest error: {worst['error']:.1e} ({worst['model']}); exact to {TOLERANCE:.0e}: "
+        f"{sum(r['error'] <= TOLERANCE for r in captured)} of {len(captured)}",
+        f"- slower to trace than to export: {', '.join(slow) or 'none'}; largest growth of memory in capture and "
+        f"trace: {max(r['trace_peak_bytes'] for r in captured) / 1e6:,.0f} MB",
+    ]
+    if peers:
+        lines.append(
+            f"- Torch-Pruning {peers[0]['tp_version']} on the same models, half of the channels, the classifier "
+            f"ignored, within {PEER_MEMORY >> 30} GiB beside two models and {PEER_TIMEOUT} s: its forward runs on "
+            f"{sum(r['tp_forward'] for r in peers)} of {len(peers)} and equals the same model with the removed input "
+            f"channels zeroed, to {TOLERANCE:.0e}, on {len(exact)}. Its difference stands in the column *TP*; "
+            "**fails** where it does not run"
+        )
+    lines += [
         "",
-        "| model | unknown operators | units | removable MACs | parameters | error | export s | trace s | slim s "
-        "| TP | TP s |",
+        "| model | unknown operators | units | removable MACs | parameters | error | export s | trace s | slim s | TP "
+        "| TP s |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in rows:
         if not r["captured"]:
-            lines.append(f"| {r['model']} | not captured: {(r.get('crash') or r.get('reason', ''))[:120]} ||||||||||")
+            said = (r.get("crash") or r.get("reason", "")).replace("|", "/")
+            lines.append(f"| {r['model']} | not captured: {said[:200]} | | | | | | | | | |")
             continue
-        peer = f"{r['tp_error']:.0e}" if "tp_error" in r else "-"
+        peer = f"{r['tp_error']:.0e}" if "tp_error" in r else "**fails**" if "tp_forward" in r else ""
         lines.append(
             f"| {r['model']} | {', '.join(r['unknown']) or 'none'} | {r['units']:,} | {r['removable_macs']:.1%} | "
-            f"{r['removable_params']:.1%} | {r.get('error', float('nan')):.0e} | {r['export_s']:.1f} | "
-            f"{r['trace_s']:.2f} | {r.get('slim_s', float('nan')):.2f} | {peer} | {r.get('tp_s', '-')} |"
+            f"{r['removable_params']:.1%} | {r['error']:.0e} | {r['export_s']:.1f} | {r['trace_s']:.2f} | "
+            f"{r['slim_s']:.2f} | {peer} | {r.get('tp_s', '')} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -347,7 +366,9 @@ def main() -> None:
         options.models.write_text("".join(f"{name} {size}\n" for name, size in choose()))
     elif options.report:
         rows = map(json.loads, options.store.read_text().splitlines())
-        options.report.write_text(table(sorted(rows, key=operator.itemgetter("model"))), encoding="utf-8")
+        made = table(sorted(rows, key=operator.itemgetter("model")))
+        options.report.write_text(made, encoding="utf-8")
+        print(made)
     else:
         measure(options.models, options.store, options.only, options.jobs)
 

@@ -6,14 +6,14 @@ import contextlib
 import copy
 import operator
 import warnings
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
 
 from edgel0.errors import TraceError, UsageError
@@ -91,6 +91,7 @@ def capture(model: nn.Module, example: Example, keep: Container[Any] | None = No
         stack.enter_context(LOCK)  # while a thread captures a model, others see it with tensors without values
         check(model, args, kwargs)
         stack.enter_context(warnings.catch_warnings())
+        before = _held(model)
         watched = stack.enter_context(preserved(model))
         stack.enter_context(evaluating(model))
         warnings.simplefilter("ignore")  # export warns of its own internals, which nobody can act upon
@@ -113,6 +114,9 @@ def capture(model: nn.Module, example: Example, keep: Container[Any] | None = No
             raise
         except (Exception, SystemExit) as error:  # as above: export runs the forward once more
             raise cannot_capture(model, error) from error
+        written = {id(tensor) for tensor, _ in watched.saved}
+        filled = [n for n, t in _held(model).items() if t is not before.get(n) or id(t) in written]
+        _keep_(program, filled)
     _only_results_(program)
     program.graph.eliminate_dead_code()  # what reaches no output pins nothing
     for spec in program.graph_signature.output_specs:
@@ -123,6 +127,27 @@ def capture(model: nn.Module, example: Example, keep: Container[Any] | None = No
         learns = isinstance(tensor, nn.Parameter)
         program.state_dict[name] = nn.Parameter(own, requires_grad=tensor.requires_grad) if learns else own
     return program
+
+
+def _held(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model that are no parameters, buffers or not, by name."""
+    return {
+        f"{prefix}.{name}".lstrip("."): tensor
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for space in (vars(module), module._buffers)
+        for name, tensor in space.items()
+        if isinstance(tensor, torch.Tensor)
+    }
+
+
+def _keep_(program: ExportedProgram, filled: Sequence[str]) -> None:
+    """Make tensors that the forward itself fills (a table that it computes once) constants of the program."""
+    for spec in program.graph_signature.input_specs:
+        name = spec.target
+        for owner in (program.state_dict, program.constants):
+            if name in filled and isinstance(owner.get(name), torch.Tensor):
+                spec.kind, spec.target, spec.persistent = InputKind.CONSTANT_TENSOR, f"{name}_as_filled", None
+                program.constants[spec.target] = owner.pop(name).detach().clone()
 
 
 def _copies(given: Any) -> Any:

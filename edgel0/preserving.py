@@ -62,8 +62,9 @@ def preserved(model: nn.Module) -> Iterator[Writes]:
     """
     tensors = [*model.parameters(), *model.buffers()]
     states = [(tensor, tensor.detach(), tensor.requires_grad, tensor.grad) for tensor in tensors]
-    writes = Writes(tensors)
     spaces = [(vars(module), dict(vars(module))) for module in model.modules()]
+    plain = [value for _, space in spaces for value in space.values() if isinstance(value, torch.Tensor)]
+    writes = Writes([*tensors, *plain])
     held = [(value, value.copy()) for _, space in spaces for value in space.values() if type(value) in _CONTAINERS]
     devices = sorted({tensor.device.index for tensor in tensors if tensor.is_cuda})
     try:

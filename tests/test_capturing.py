@@ -648,3 +648,39 @@ def test_tensors_that_share_memory_or_come_from_inference_mode():
 def test_a_copy_of_a_traced_model_is_traced_the_same():
     model = Net()
     assert trace(model, X).digest == trace(copy.deepcopy(model), X).digest
+
+
+class Filling(nn.Module):
+    """Computes a table at its first forward, in place or anew; the size that it begins with may be another."""
+
+    def __init__(self, size, in_place, buffer):
+        super().__init__()
+        self.first, self.last, self.in_place, self.ready = nn.Linear(5, 6), nn.Linear(6, 3), in_place, False
+        if buffer:
+            self.register_buffer("table", torch.zeros(size, dtype=torch.float64))
+        else:
+            self.table = torch.zeros(size, dtype=torch.float64)
+
+    def forward(self, x):
+        if not self.ready:
+            table = torch.linspace(0.5, 2, 6, dtype=x.dtype)
+            if self.in_place:
+                self.table.copy_(table)
+            else:
+                self.table = table
+            self.ready = True
+        return self.last(self.first(x) * self.table)
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+@pytest.mark.parametrize(("size", "in_place"), [(6, True), (6, False), (1, False)])
+def test_a_table_that_the_forward_fills_is_as_it_was_filled(size, in_place, buffer):
+    model = Filling(size, in_place, buffer).double()
+    x = torch.randn(4, 5, dtype=torch.float64)
+    coupling = trace(model, x)
+    assert coupling.units == 6
+    assert (model.ready, model.table.tolist()) == (False, [0.0] * size)
+    masks = Masks.random(coupling, 0.5, 1)
+    small = slim(model, masks).program.module()(x).detach()
+    torch.testing.assert_close(small, masked(model, masks)(x).detach(), rtol=0, atol=1e-12)
+    assert float(small.std()) > 0
