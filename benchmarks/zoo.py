@@ -311,8 +311,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"Made by `make zoo` ({versions}). {len(rows)} models of torchvision and timm with random weights in float64, "
         "each at the input size that it is made for. A random half of all units is closed (seed 0); *error* is the "
         "largest difference between the masked and the slimmed model, relative to the largest output. *Removable* is "
-        "the share that lies on units. Seconds are of one run on one thread of a shared x86-64 machine; *trace* is without the "
-        "export, the memory with it.",
+        "the share that lies on units. Seconds are of one run on one thread of a shared x86-64 machine; *trace* is "
+        "without the export, the memory with it.",
         "",
         f"- captured: {len(captured)} of {len(rows)} ({len(captured) / len(rows):.1%}); crashed: "
         f"{sum('crash' in r for r in rows)}; with unknown operators: {sum(bool(r['unknown']) for r in captured)}",
