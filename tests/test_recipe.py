@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 
 import pytest
 from projects import HERE, edgel0, paragraph, project
@@ -134,6 +135,15 @@ def test_a_module_imports_its_neighbour_and_a_package_its_parts(tmp_path):
     (package / "other.py").write_text("three = 3\n")
     assert load_function("first_of_two:f", tmp_path)() == 2
     assert load_function("package_of_two.one:f", tmp_path)() == 3
+
+
+def test_a_file_in_a_folder_below_imports_its_neighbour(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = tmp_path / "below"
+    folder.mkdir()
+    (folder / "first_below.py").write_text("from second_below import two\ndef f(): return two\n")
+    (folder / "second_below.py").write_text("two = 2\n")
+    assert load_function("below/first_below.py:f", tmp_path)() == 2
 
 
 @pytest.mark.parametrize(
