@@ -40,7 +40,7 @@ from edgel0.types import Coupling, Masks
 TOLERANCE = 1e-9
 LIBRARIES: list[torch.library.Library] = []
 PER_FAMILY = 2
-TIMEOUT, PEER_TIMEOUT = 1200, 60  # seconds
+TIMEOUT, PEER_TIMEOUT = 1200, 100  # seconds
 PEER_MEMORY = 8 << 30  # bytes that the peer may use beside two copies of the model
 LARGE = 100_000_000  # parameters; such models are measured one at a time
 
