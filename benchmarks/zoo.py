@@ -311,8 +311,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"Made by `make zoo` ({versions}). {len(rows)} models of torchvision and timm with random weights in float64, "
         "each at the input size that it is made for. A random half of all units is closed (seed 0); *error* is the "
         "largest difference between the masked and the slimmed model, relative to the largest output. *Removable* is "
-        "the share that lies on units. Seconds are of one run on one thread of a shared x86-64 machine; *trace* is "
-        "without the export, the memory with it.",
+        "the share that lies on units. The last unit of a group stays: *MACs left* are all of them where every group is "
+        "one unit. Seconds are of one run on one thread of a shared x86-64 machine; *trace* is without the export, the "
+        "memory with it.",
         "",
         f"- captured: {len(captured)} of {len(rows)} ({len(captured) / len(rows):.1%}); crashed: "
         f"{sum('crash' in r for r in rows)}; with unknown operators: {sum(bool(r['unknown']) for r in captured)}",
@@ -331,20 +332,20 @@ def table(rows: list[dict[str, Any]]) -> str:
         )
     lines += [
         "",
-        "| model | unknown operators | units | removable MACs | parameters | error | export s | trace s | slim s | TP "
-        "| TP s |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| model | unknown operators | units | removable MACs | parameters | MACs left | error | export s | trace s "
+        "| slim s | TP | TP s |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in rows:
         if not r["captured"]:
             said = (r.get("crash") or r.get("reason", "")).replace("|", "/")
-            lines.append(f"| {r['model']} | not captured: {said[:200]} | | | | | | | | | |")
+            lines.append(f"| {r['model']} | not captured: {said[:200]} | | | | | | | | | | |")
             continue
         peer = f"{r['tp_error']:.0e}" if "tp_error" in r else "**fails**" if "tp_forward" in r else ""
         lines.append(
             f"| {r['model']} | {', '.join(r['unknown']) or 'none'} | {r['units']:,} | {r['removable_macs']:.1%} | "
-            f"{r['removable_params']:.1%} | {r['error']:.0e} | {r['export_s']:.1f} | {r['trace_s']:.2f} | "
-            f"{r['slim_s']:.2f} | {peer} | {r.get('tp_s', '')} |"
+            f"{r['removable_params']:.1%} | {r['slim_macs'] / r['macs']:.1%} | {r['error']:.0e} | "
+            f"{r['export_s']:.1f} | {r['trace_s']:.2f} | {r['slim_s']:.2f} | {peer} | {r.get('tp_s', '')} |"
         )
     return "\n".join(lines) + "\n"
 
