@@ -303,6 +303,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     peers = [r for r in rows if "tp_forward" in r]
     ran = [r for r in peers if "tp_error" in r]
     exact = [r for r in ran if r["tp_error"] <= TOLERANCE]
+    stopped = [r for r in peers if _stopped(r)]
     versions = ", ".join(sorted({f"edgel0 {r['edgel0']}, torch {r['torch']}" for r in captured}))
     worst = max(captured, key=lambda r: r["error"])
     slow = [r["model"] for r in captured if r["trace_s"] > r["export_s"]]
@@ -328,8 +329,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"- Torch-Pruning {peers[0]['tp_version']} on the same models, half of the channels, the classifier "
             f"ignored, within {PEER_MEMORY >> 30} GiB beside two models and {PEER_TIMEOUT} s: its forward runs on "
             f"{sum(r['tp_forward'] for r in peers)} of {len(peers)} and equals the same model with the removed input "
-            f"channels zeroed, to {TOLERANCE:.0e}, on {len(exact)}. Its difference stands in the column *TP*; "
-            "**fails** where it does not run"
+            f"channels zeroed, to {TOLERANCE:.0e}, on {len(exact)}; {len(stopped)} were stopped by these limits, on a "
+            "machine that other work shared. Its difference stands in the column *TP*; **fails** where it raises an "
+            "error of its own"
         )
     lines += [
         "",
@@ -342,13 +344,19 @@ def table(rows: list[dict[str, Any]]) -> str:
             said = (r.get("crash") or r.get("reason", "")).replace("|", "/")
             lines.append(f"| {r['model']} | not captured: {said[:200]} | | | | | | | | | | |")
             continue
-        peer = f"{r['tp_error']:.0e}" if "tp_error" in r else "**fails**" if "tp_forward" in r else ""
+        failed = "stopped" if _stopped(r) else "**fails**" if "tp_forward" in r else ""
+        peer = f"{r['tp_error']:.0e}" if "tp_error" in r else failed
         lines.append(
             f"| {r['model']} | {', '.join(r['unknown']) or 'none'} | {r['units']:,} | {r['removable_macs']:.1%} | "
             f"{r['removable_params']:.1%} | {r['slim_macs'] / r['macs']:.1%} | {r['error']:.0e} | "
             f"{r['export_s']:.1f} | {r['trace_s']:.2f} | {r['slim_s']:.2f} | {peer} | {r.get('tp_s', '')} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _stopped(row: dict[str, Any]) -> bool:
+    """Tell whether our limits ended the peer, not an error of its own."""
+    return str(row.get("tp_reason")).startswith(("TimeoutError", "MemoryError"))
 
 
 def main() -> None:

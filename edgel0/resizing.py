@@ -45,7 +45,7 @@ def _count(kept: np.ndarray, start: int, stop: int) -> int:
 def to_shape(rewrite: Rewrite, node: Node) -> Node | None:
     """Write the whole new shape out."""
     source = node.all_input_nodes[0]
-    if not _touched(rewrite, node, source):
+    if not rewrite.resizes(node):
         return None
     return rewrite.call(node, aten.reshape.default, rewrite.argument(node, source), list(rewrite.shape(node)))
 
@@ -53,14 +53,9 @@ def to_shape(rewrite: Rewrite, node: Node) -> Node | None:
 def to_size(rewrite: Rewrite, node: Node) -> Node | None:
     """Write the whole expanded shape out."""
     source = node.all_input_nodes[0]
-    if not _touched(rewrite, node, source):
+    if not rewrite.resizes(node):
         return None
     return rewrite.call(node, aten.expand.default, rewrite.argument(node, source), list(rewrite.shape(node)))
-
-
-def _touched(rewrite: Rewrite, node: Node, source: Node) -> bool:
-    """Tell whether the sizes of a node or of its source differ from the traced ones."""
-    return any(rewrite.changes(rewrite.cut(n, node)) for n in (node, source))
 
 
 def groups(rewrite: Rewrite, node: Node) -> Node | None:
