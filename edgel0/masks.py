@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgel0.budget import Budget, Limits
+from edgel0.budget import Budget
 from edgel0.capturing import Example, arguments, duplicate, evaluating, unwrap
 from edgel0.errors import SlimError, TrainingError, UsageError
 from edgel0.gates import Gates, detach, gates_of, has_gates, mean_gate, median_gate, probability_open
+from edgel0.limits import Limits
 from edgel0.reaching import connected, essential, smallest, tidy
 from edgel0.types import Coupling, Group, Masks
 

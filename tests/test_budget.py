@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgel0.budget import Budget, Limits, least
+from edgel0.budget import Budget
 from edgel0.cost import sums
 from edgel0.errors import BudgetError
 from edgel0.gates import LIMIT, attach, log_alpha_of
+from edgel0.limits import Limits, least
 from edgel0.reaching import connected
 from edgel0.tracing import trace
 

@@ -15,7 +15,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgel0"
 ORDER = [
     *("errors", "types", "quantities", "importing", "staging", "refusing", "explaining", "preserving", "capturing"),
-    *("units", "rules", "moving", "mixing", "flow", "tracing", "cost", "reaching", "gates", "budget", "masks"),
+    *(
+        "units",
+        "rules",
+        "moving",
+        "mixing",
+        "flow",
+        "tracing",
+        "cost",
+        "reaching",
+        "limits",
+        "gates",
+        "budget",
+        "masks",
+    ),
     *("resizing", "slimming", "fitting", "shrinking"),
     *("exporters", "devices", "checks", "samples", "checkpoints", "recipe", "inspecting", "training", "results"),
     *("report", "running", "cli"),
