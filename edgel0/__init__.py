@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgel0.gates import detach as detach
     from edgel0.masks import masked as masked
     from edgel0.masks import stabilize as stabilize
+    from edgel0.scheduling import Schedule as Schedule
     from edgel0.shrinking import shrink_ as shrink_
     from edgel0.shrinking import shrunk as shrunk
     from edgel0.slimming import slim as slim
@@ -37,6 +38,7 @@ _HOMES = {
     "attach": ("edgel0.gates", "train"),
     "detach": ("edgel0.gates", "train"),
     "Budget": ("edgel0.budget", "train"),
+    "Schedule": ("edgel0.scheduling", "train"),
     "stabilize": ("edgel0.masks", "train"),
     "masked": ("edgel0.masks", "train"),
     "Masks": ("edgel0.types", ""),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgel0.cost import Sum
 from edgel0.errors import BudgetError
+from edgel0.floors import Floor, foremost, per_unit
 from edgel0.gates import LIMIT, Gates
-from edgel0.limits import Limits
+from edgel0.limits import Limits, Quantity
 
 
 class Budget:
@@ -20,33 +21,55 @@ class Budget:
     Each limit's target moves linearly from the dense cost to the limit over the first ``warmup`` share of ``steps``
     calls of :meth:`step`, and stays there. Its multiplier grows by ``rate`` times the relative violation at each step
     that exceeds the target and restarts at zero as soon as it does not, so nothing is won by being smaller than asked.
-    ``rate`` defaults to ``100 / steps`` within [0.005, 0.5].
+    What may be limited and how is said by :class:`~edgel0.limits.Limits`, whose keywords are taken here, too.
+    ``rate`` defaults to ``100 / steps`` within [0.005, 0.5]. ``log_alpha`` is kept within ``clamp`` of zero.
     """
 
     def __init__(
         self,
         gates: Gates,
         *,
-        macs: str | float | None = None,
-        params: str | float | None = None,
-        size: str | float | None = None,
+        macs: Quantity | None = None,
+        params: Quantity | None = None,
+        size: Quantity | None = None,
+        activations: Quantity | None = None,
+        storage: str | None = None,
+        within: Mapping[str, Mapping[str, Quantity]] | None = None,
+        keep_at_least: Floor | Mapping[str, Floor] | None = None,
+        round_to: int = 1,
         steps: int = 2000,
         warmup: float = 0.8,
         rate: float | None = None,
+        clamp: float = LIMIT,
     ) -> None:
         self.gates = gates
-        self._limits = Limits(gates.coupling, macs=macs, params=params, size=size)
-        self._costs = self._compiled()
+        self._limits = Limits(
+            gates.coupling,
+            macs=macs,
+            params=params,
+            size=size,
+            activations=activations,
+            storage=storage,
+            within=within,
+            keep_at_least=keep_at_least,
+            round_to=round_to,
+        )
+        self._compile()
         if not steps >= 1 or not 0 <= warmup <= 1 or (rate is not None and not 0 < rate < math.inf):
             raise BudgetError(
                 f"steps is {steps!r}, warmup {warmup!r} and rate {rate!r}; steps >= 1, 0 <= warmup <= 1 and a "
                 "finite rate > 0 are needed."
             )
-        self.steps, self.warmup = steps, warmup
-        self.rate = min(max(100 / steps, 0.005), 0.5) if rate is None else rate
+        self.steps, self.warmup, self.clamp = steps, warmup, clamp
+        self._rate = rate
         self.at = 0
         self.multipliers = dict.fromkeys(self._limits.maximum, 0.0)
         self._violations = dict.fromkeys(self._limits.maximum, 0.0)
+
+    @property
+    def rate(self) -> float:
+        """By how much a multiplier grows per step and relative violation."""
+        return min(max(100 / self.steps, 0.005), 0.5) if self._rate is None else self._rate
 
     @property
     def limits(self) -> Limits:
@@ -57,10 +80,14 @@ class Budget:
     def _follow(self) -> None:
         if self._limits.coupling is not self.gates.coupling:
             self._limits = self._limits.on(self.gates.coupling)
-            self._costs = self._compiled()
+            self._compile()
 
-    def _compiled(self) -> dict[str, Sum]:
-        return {metric: total.to(self.gates.log_alpha.device) for metric, total in self._limits.costs.items()}
+    def _compile(self) -> None:
+        """Lay out what every step evaluates, on the device of the gates."""
+        limits, device = self._limits, self.gates.log_alpha.device
+        self._costs = {key: total.to(device) for key, total in limits.costs.items()}
+        group, floor = (torch.from_numpy(each).to(device) for each in per_unit(limits.coupling, limits.floors))
+        self._floor = (group, floor) if limits.floors else None
 
     def targets(self) -> dict[str, float]:
         """Present target of each limit, in its own unit."""
@@ -68,16 +95,23 @@ class Budget:
         return {m: d + done * (min(self.limits.maximum[m], d) - d) for m, d in self.limits.dense.items()}
 
     def expected(self) -> dict[str, Tensor]:
-        """Return the expected cost of each limited metric under P(z != 0), differentiable."""
+        """Return the expected cost of each limited metric under P(z != 0), differentiable.
+
+        Of a group with a floor so many gates, the most probable, take no part in the gradient: what must stay is not
+        pushed to close.
+        """
         probability = self.gates.probability()
-        alive = torch.cat([probability.new_ones(1), probability]).double()
         self._follow()
+        if self._floor is not None:
+            stays = foremost(probability.detach(), *self._floor)
+            probability = torch.where(stays, probability.detach(), probability)
+        alive = torch.cat([probability.new_ones(1), probability]).double()
         return {metric: total(alive) for metric, total in self._costs.items()}
 
     def penalty(self) -> Tensor:
         """Sum of multiplier times relative violation, to be added to the loss."""
         targets = self.targets()
-        total = self.gates.log_alpha.new_zeros(())
+        total = torch.zeros((), dtype=torch.float32, device=self.gates.log_alpha.device)
         for metric, cost in self.expected().items():
             violation = cost / targets[metric] - 1
             self._violations[metric] = float(violation.detach())
@@ -94,7 +128,7 @@ class Budget:
         for metric, violation in self._violations.items():
             self.multipliers[metric] = self.multipliers[metric] + self.rate * violation if violation > 0 else 0.0
         with torch.no_grad():
-            self.gates.log_alpha.clamp_(-LIMIT, LIMIT)
+            self.gates.log_alpha.clamp_(-self.clamp, self.clamp)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the model's and the optimizer's state."""

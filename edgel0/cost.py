@@ -9,8 +9,7 @@ the whole example that was traced: trace with a batch of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,22 +19,12 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from edgel0.capturing import is_view
+from edgel0.naming import module_of
+from edgel0.totals import Peak, Product, Sum, compile_peak, compile_sum
 from edgel0.tracing import bind
 from edgel0.types import Cost, Coupling, Labels, Masks
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Product:
-    """``scale`` times the live counts of some labelled axes."""
-
-    scale: float
-    axes: tuple[Labels, ...] = ()
-
-    def times(self, other: Product) -> Product:
-        """Multiply two products."""
-        return Product(self.scale * other.scale, self.axes + other.axes)
 
 
 class Counter:
@@ -132,54 +121,6 @@ COST: dict[Any, MacRule] = {
 }
 
 
-@dataclass(frozen=True)
-class Sum:
-    """A sum of products over live counts, ready to be evaluated on many masks or probabilities.
-
-    ``units`` and ``rows`` list (unit, row) pairs: row ``r`` is the live count of one axis. ``factors`` holds the rows
-    of each product, filled up with the last row, which is always 1.
-    """
-
-    units: torch.Tensor
-    rows: torch.Tensor
-    height: int
-    scales: torch.Tensor
-    factors: torch.Tensor
-
-    def __call__(self, alive: torch.Tensor) -> torch.Tensor:
-        """Evaluate for ``alive`` of shape ``(units + 1,)``: 1 or 0 per unit, or P(z != 0); entry 0 is the pinned."""
-        counts = alive.new_zeros(self.height).index_add(0, self.rows, alive[self.units])
-        counts = torch.cat([counts, counts.new_ones(1)])
-        return (self.scales.to(alive.dtype) * counts[self.factors].prod(1)).sum()
-
-    def to(self, device: torch.device) -> Sum:
-        """Move to a device."""
-        return Sum(
-            self.units.to(device), self.rows.to(device), self.height, self.scales.to(device), self.factors.to(device)
-        )
-
-
-def compile_sum(products: Sequence[Product]) -> Sum:
-    """Lay products out as index arrays."""
-    rows: dict[Labels, int] = {}
-    pairs: list[tuple[np.ndarray, int]] = []
-    for labels in (labels for p in products for labels in p.axes):
-        if labels not in rows:
-            rows[labels] = len(rows)
-            pairs.append((labels.units, rows[labels]))
-    width = max((len(p.axes) for p in products), default=0)
-    factors = [[rows[x] for x in p.axes] + [len(rows)] * (width - len(p.axes)) for p in products]
-    units = np.concatenate([u for u, _ in pairs]) if pairs else np.zeros(0, np.int64)
-    where = np.concatenate([np.full(u.size, r) for u, r in pairs]) if pairs else np.zeros(0, np.int64)
-    return Sum(
-        torch.from_numpy(units.astype(np.int64)),
-        torch.from_numpy(where.astype(np.int64)),
-        len(rows),
-        torch.tensor([p.scale for p in products], dtype=torch.float64),
-        torch.tensor(factors, dtype=torch.int64).reshape(len(products), width),
-    )
-
-
 def macs(coupling: Coupling, table: Mapping[Any, MacRule] = COST) -> dict[str, tuple[Product, ...]]:
     """Multiply-accumulates per node that has any, as products of live counts."""
     return _macs(coupling.program, Counter(coupling), table)
@@ -196,12 +137,14 @@ def _macs(
     return found
 
 
-def weights(coupling: Coupling) -> dict[str, tuple[Product, int, bool]]:
+def weights(coupling: Coupling, storage: str | None = None) -> dict[str, tuple[Product, int, bool]]:
     """Each used parameter and buffer: live elements, bytes per element, and whether it is a parameter."""
-    return _weights(coupling.program, Counter(coupling))
+    return _weights(coupling.program, Counter(coupling), storage)
 
 
-def _weights(program: ExportedProgram, live: Counter) -> dict[str, tuple[Product, int, bool]]:
+def _weights(
+    program: ExportedProgram, live: Counter, storage: str | None = None
+) -> dict[str, tuple[Product, int, bool]]:
     holders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     found = {}
     for spec in program.graph_signature.input_specs:
@@ -209,19 +152,32 @@ def _weights(program: ExportedProgram, live: Counter) -> dict[str, tuple[Product
             continue
         node = holders[spec.arg.name]
         if node.users:
-            size = node.meta["val"].element_size()
+            size = _width(node.meta["val"], storage)
             found[str(spec.target)] = (live.elements(node), size, spec.kind is InputKind.PARAMETER)
     return found
 
 
-def sums(coupling: Coupling) -> dict[str, Sum]:
-    """Return the costs that a budget can limit, by metric: ``macs``, ``params``, ``weight_bytes``."""
-    owned = weights(coupling).values()
+def sums(
+    coupling: Coupling, *, storage: str | None = None, inside: Callable[[str], bool] = lambda path: True
+) -> dict[str, Sum]:
+    """Return the costs that add up, by metric: ``macs``, ``params``, ``weight_bytes``.
+
+    ``storage`` is a key of ``STORAGE``, or None for the bytes that the model's own types take. ``inside`` tells of a
+    module path whether what that module computes and holds counts.
+    """
+    nodes = {node.name: node for node in coupling.program.graph.nodes}
+    spent = [each for name, each in macs(coupling).items() if inside(module_of(nodes[name]))]
+    owned = [each for name, each in weights(coupling, storage).items() if inside(name.rpartition(".")[0])]
     return {
-        "macs": compile_sum([product for products in macs(coupling).values() for product in products]),
+        "macs": compile_sum([product for products in spent for product in products]),
         "params": compile_sum([elements for elements, _, learns in owned if learns]),
         "weight_bytes": compile_sum([elements.times(Product(size)) for elements, size, _ in owned]),
     }
+
+
+def peak(coupling: Coupling) -> Peak:
+    """Return the peak bytes of activations, the cost that does not add up."""
+    return _peak(coupling.program, Counter(coupling))
 
 
 def cost_of(coupling: Coupling, masks: Masks | None = None) -> Cost:
@@ -229,10 +185,9 @@ def cost_of(coupling: Coupling, masks: Masks | None = None) -> Cost:
 
     The mask's cost is that of the slimmed network, or a little more where whole branches fold away.
     """
-    open_units = np.ones(coupling.units + 1, bool) if masks is None else masks.open
-    alive = torch.from_numpy(open_units).double()
+    alive = torch.from_numpy(np.ones(coupling.units + 1, bool) if masks is None else masks.open).double()
     figures = {metric: round(float(total(alive))) for metric, total in sums(coupling).items()}
-    return Cost(**figures, activation_bytes=peak_bytes(coupling.program, Counter(coupling), open_units))
+    return Cost(**figures, activation_bytes=round(float(peak(coupling)(alive))))
 
 
 def program_cost(program: ExportedProgram) -> Cost:
@@ -243,56 +198,52 @@ def program_cost(program: ExportedProgram) -> Cost:
         macs=round(sum(p.scale for products in _macs(program, live).values() for p in products)),
         params=round(sum(p.scale for p, _, learns in owned if learns)),
         weight_bytes=round(sum(p.scale * size for p, size, _ in owned)),
-        activation_bytes=peak_bytes(program, live, np.ones(1, bool)),
+        activation_bytes=round(float(_peak(program, live)(torch.ones(1, dtype=torch.float64)))),
     )
 
 
-def peak_bytes(program: ExportedProgram, live: Counter, alive: np.ndarray) -> int:
-    """Largest sum of activations alive at once, in program order; views share the memory of what they view."""
+def _peak(program: ExportedProgram, live: Counter) -> Peak:
+    """Compile what each activation takes, from its operator to its last user; views share what they view."""
     owner: dict[Node, Node] = {}
-    size: dict[Node, int] = {}
+    begin: dict[Node, int] = {}
     last: dict[Node, int] = {}
     named = {s.arg.name for s in program.graph_signature.input_specs if s.kind is not InputKind.USER_INPUT}
     nodes = list(program.graph.nodes)
-    dynamic: set[Node] = set()
     for at, node in enumerate(nodes):
-        inputs = [n for n in node.all_input_nodes if n in dynamic]
+        inputs = [n for n in node.all_input_nodes if n in owner]
         for source in inputs:
             last[owner[source]] = at
-        if (node.op == "placeholder" and node.name not in named) or inputs:
-            dynamic.add(node)
+        if node.op != "output" and (inputs or (node.op == "placeholder" and node.name not in named)):
             shares = inputs and (is_view(node) or getattr(node.target, "__name__", "") == "getitem")
             owner[node] = owner[inputs[0]] if shares else node
             if not shares:
-                size[node] = _bytes(live, node, alive)
-                last[node] = at
-    begins: dict[int, int] = {}
-    for at, node in enumerate(nodes):
-        if node in size and node.op != "output":
-            begins[at] = begins.get(at, 0) + size[node]
-    ends: dict[int, int] = {}
-    for node, at in last.items():
-        ends[at] = ends.get(at, 0) + size.get(node, 0)
-    now = peak = 0
-    for at in range(len(nodes)):
-        now += begins.get(at, 0)
-        peak = max(peak, now)
-        now -= ends.get(at, 0)
-    return peak
+                begin[node] = last[node] = at
+    spans = [(piece, at, last[node]) for node, at in begin.items() for piece in _pieces(live, node)]
+    return compile_peak(spans, len(nodes))
 
 
-def _bytes(live: Counter, node: Node, alive: np.ndarray) -> int:
+def _pieces(live: Counter, node: Node) -> Iterator[Product]:
+    """Yield the bytes of each output of a node."""
     value = node.meta.get("val")
-    total = 0
     for i, part in enumerate(value if isinstance(value, tuple | list) else (value,)):
-        if not isinstance(part, torch.Tensor):
-            continue
-        labels = None
-        if live.coupling is not None and node.name in live.coupling.activations:
-            labels = live.coupling.activations[node.name][i]
-        product = live.elements(node, part, () if labels is None else (labels,))
-        count = product.scale
-        for axis in product.axes:
-            count *= int(alive[axis.units].sum())
-        total += int(count) * part.element_size()
-    return total
+        if isinstance(part, torch.Tensor):
+            labels = None
+            if live.coupling is not None and node.name in live.coupling.activations:
+                labels = live.coupling.activations[node.name][i]
+            elements = live.elements(node, part, () if labels is None else (labels,))
+            yield elements.times(Product(part.element_size()))
+
+
+def _width(value: torch.Tensor, storage: str | None) -> int:
+    """Bytes per element of a parameter or buffer; whole numbers stay what they are."""
+    if storage is None or not value.is_floating_point():
+        return value.element_size()
+    wide, narrow = STORAGE[storage]
+    return wide if value.dim() > 1 else narrow
+
+
+# Type that floating weights are exported at -> bytes per element of what has two or more axes, and of the rest.
+# float16 halves every tensor. Integer kernels take their matrices at one byte, but add an int32 bias, so vectors take
+# four. Scales (a few bytes per channel or tensor) are not counted. Batch norms count as they stand in the model, four
+# vectors; a converter that folds them into the layer before leaves one.
+STORAGE: dict[str, tuple[int, int]] = {"float32": (4, 4), "float16": (2, 2), "int8": (1, 4)}

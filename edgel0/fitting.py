@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from edgel0.capturing import evaluating
 from edgel0.errors import SlimError
-from edgel0.types import Coupling, Masks
+from edgel0.masks import example_of
+from edgel0.types import Masks
 
 # What torch's modules repeat of their tensors' sizes: attribute, tensor, axis; the first that fits counts.
 SIZES = (
@@ -122,18 +123,9 @@ def proven(reference: nn.Module, twin: nn.Module, masks: Masks) -> Settings:
 
 
 def _run(model: nn.Module, masks: Masks) -> list[Tensor]:
-    args, kwargs = inputs(model, masks.coupling)
+    args, kwargs = example_of(model, masks.coupling)
     with evaluating(model), torch.no_grad():
         return [t for t in torch.utils._pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
-
-
-def inputs(model: nn.Module, coupling: Coupling) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the traced example, where the model is now."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    moved: tuple[tuple[Any, ...], dict[str, Any]] = torch.utils._pytree.tree_map_only(
-        Tensor, lambda t: t.to(device), coupling.program.example_inputs
-    )
-    return moved
 
 
 def _alike(wanted: Tensor, got: Tensor) -> bool:

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from edgel0.capturing import Example, arguments, unwrap
-from edgel0.cost import Product, compile_sum, cost_of, macs, sums, weights
+from edgel0.cost import cost_of, macs, sums, weights
 from edgel0.errors import UsageError, nearest
 from edgel0.importing import load_function, load_object
+from edgel0.naming import module_of
 from edgel0.reaching import smallest
+from edgel0.totals import Product, compile_sum
 from edgel0.tracing import trace
 from edgel0.types import Coupling
 
@@ -101,8 +103,8 @@ def _filled(shape: tuple[int, ...], dtype: torch.dtype, below: int | None, gener
     return torch.full(shape, dtype == torch.bool, dtype=dtype)
 
 
-def examine(model: nn.Module, example: Example) -> dict[str, Any]:
-    """Trace a model and say what can be removed from it, as plain JSON values.
+def examine(model: nn.Module, example: Example, *, exclude: Sequence[str] = ()) -> dict[str, Any]:
+    """Trace a model, but for what ``exclude`` keeps, and say what can be removed from it, as plain JSON values.
 
     * ``schema``: 1; ``model``: its class; ``inputs``: name (None by position), shape and dtype of each tensor.
     * ``units``: how many there are; ``cost``: of the dense model: ``macs``, ``params``, ``weight_bytes``,
@@ -121,7 +123,7 @@ def examine(model: nn.Module, example: Example) -> dict[str, Any]:
         UsageError, TraceError: as :func:`edgel0.trace` does.
     """
     model = unwrap(model)
-    coupling = trace(model, example)
+    coupling = trace(model, example, exclude=exclude)
     costs = sums(coupling)
     everything = torch.ones(coupling.units + 1, dtype=torch.float64)
     dense = {metric: max(float(costs[metric](everything)), 1.0) for metric in ("macs", "params")}
@@ -156,7 +158,7 @@ def _stages(coupling: Coupling, dense: dict[str, float], least: torch.Tensor) ->
     nodes = {node.name: node for node in coupling.program.graph.nodes}
     spent: dict[str, list[tuple[str, Product]]] = {"macs": [], "params": []}
     for name, products in macs(coupling).items():
-        spent["macs"] += [(_module(nodes[name]), product) for product in products]
+        spent["macs"] += [(module_of(nodes[name]), product) for product in products]
     for name, (elements, _, learns) in weights(coupling).items():
         if learns:
             spent["params"].append((name.rpartition(".")[0], elements))
@@ -178,11 +180,6 @@ def _stages(coupling: Coupling, dense: dict[str, float], least: torch.Tensor) ->
             stage["removable"][metric] = (whole - left) / dense[metric]
         stages.append(stage)
     return stages
-
-
-def _module(node: torch.fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(next(reversed(stack.values()))[0]) if stack else ""
 
 
 def divide(size: dict[str, float]) -> dict[str, set[str]]:

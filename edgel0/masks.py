@@ -12,8 +12,23 @@ from torch import Tensor, nn
 
 from edgel0.budget import Budget
 from edgel0.capturing import Example, arguments, duplicate, evaluating, unwrap
+from edgel0.closing import alike
 from edgel0.errors import SlimError, TrainingError, UsageError
-from edgel0.gates import Gates, detach, gates_of, has_gates, mean_gate, median_gate, probability_open
+from edgel0.floors import hold
+from edgel0.gates import (
+    NAME,
+    Gates,
+    detach,
+    gates_of,
+    has_gates,
+    mean_gate,
+    median_gate,
+    probability_open,
+    replicated,
+    reshard,
+    sharded,
+    whole,
+)
 from edgel0.limits import Limits
 from edgel0.reaching import connected, essential, smallest, tidy
 from edgel0.types import Coupling, Group, Masks
@@ -28,7 +43,9 @@ def masked(model: nn.Module, masks: Masks) -> nn.Module:
     The copy has the shapes of the model; it is the reference that :func:`edgel0.slim` must equal. Gates that are
     attached to the model are left behind, their values folded into the weights.
     """
-    twin = duplicate(unwrap(model))
+    model = unwrap(model)
+    gathered(model)
+    twin = duplicate(model)
     if has_gates(twin):
         detach(twin)
     weights = tensors(twin, masks.coupling)
@@ -39,12 +56,27 @@ def masked(model: nn.Module, masks: Masks) -> nn.Module:
     return twin
 
 
+def gathered(model: nn.Module) -> None:
+    """Refuse a model whose parameters are spread over ranks.
+
+    Raises:
+        UsageError: they are.
+    """
+    if any(map(sharded, model.parameters())):
+        raise UsageError(
+            f"the parameters of this {type(model).__name__} are spread over ranks by fully_shard, and each rank holds "
+            "only its part. Gather them with torch.distributed.checkpoint.state_dict.get_model_state_dict "
+            "(full_state_dict=True, cpu_offload=True) and load them into a model that was built and gated anew."
+        )
+
+
 def tensors(model: nn.Module, coupling: Coupling) -> dict[str, Tensor]:
     """Look up every parameter and buffer that the traced program names in ``model``; gated ones as gates make them.
 
     Raises:
         UsageError: the model is not the one that was traced.
     """
+    gathered(model)
     found: dict[str, Tensor] = {}
     program = coupling.program
     with evaluating(model):
@@ -72,14 +104,20 @@ def tensors(model: nn.Module, coupling: Coupling) -> dict[str, Tensor]:
 
 
 def stabilize(
-    model: nn.Module, budget: Budget | Limits | None = None, *, round_to: int = 1, inputs: Example | None = None
+    model: nn.Module,
+    budget: Budget | Limits | None = None,
+    *,
+    round_to: int | None = None,
+    inputs: Example | None = None,
 ) -> Masks:
     """Turn the gates of ``model`` into a fixed mask that is within the budget, and fold what is left of them.
 
     A unit stays if P(z != 0) > 1/2 (rule ``median``). Over a limit the least probable open units close; where room is
-    left the most probable closed ones (P(z != 0) > 0.31, so that the paper's test-time gate is not zero) open again.
-    With ``round_to`` (8 suits the kernels of most CPUs) the open channels of each group are brought to a multiple as
-    far as the budget allows (to all of them in a group that is smaller than one multiple), never to none. The surviving
+    left the most probable closed ones open again, in groups of which nothing else is open only those with
+    P(z != 0) > 0.31, for which the paper's test-time gate is not zero.
+    With ``round_to`` (by default the budget's; 8 suits the kernels of most CPUs) the open channels of each group are
+    brought to a multiple as far as the budget allows (to all of them in a group that is smaller than one multiple),
+    never to none, nor below the budget's ``keep_at_least``, which is respected before what the gates say. The surviving
     gates' values are multiplied into the readers' weights, and from then on the model trains at the mask (*settles*).
     Stabilizing again closes further units and, unless multiples need it, opens none.
 
@@ -91,18 +129,21 @@ def stabilize(
         TrainingError: the gates hold values that are not numbers.
     """
     model = unwrap(model)
+    reshard(model)
     gates, coupling = gates_of(model), gates_of(model).coupling
     limits = budget.limits if isinstance(budget, Budget) else budget
-    log_alpha = gates.log_alpha.detach().cpu()
+    log_alpha = whole(gates.log_alpha.detach()).cpu()
+    if round_to is None:
+        round_to = 1 if limits is None else limits.round_to
     if round_to < 1:
         raise UsageError(f"round_to is {round_to!r}; it must be a whole number from 1.")
     if bool(log_alpha.isnan().any()):
         raise TrainingError("the gates hold values that are not numbers; train again with a lower learning rate.")
-    probability = np.concatenate([[1.0], probability_open(log_alpha).double().numpy()])
+    probability = np.concatenate([[1.0], probability_open(log_alpha, gates.temperature).double().numpy()])
     order = probability
     if bool(gates.fixed):
         order = np.where(np.append(True, gates.mask.cpu().numpy()), 0.5 + probability / 2, 0.0)
-    opened = project(coupling, order, limits)
+    opened = project(coupling, order, limits, fill=round_to == 1)
     if round_to > 1:
         opened = rounded(coupling, order, opened, limits, round_to)
     fractional = probability[1:][(probability[1:] > 0.05) & (probability[1:] < 0.95)]
@@ -116,15 +157,18 @@ def stabilize(
     return Masks(coupling, opened, RULE, probability, report)
 
 
-def project(coupling: Coupling, probability: np.ndarray, limits: Limits | None) -> np.ndarray:
-    """Return the mask of rule ``median`` that is connected and within ``limits``, ``(units + 1,)``."""
+def project(coupling: Coupling, probability: np.ndarray, limits: Limits | None, *, fill: bool = True) -> np.ndarray:
+    """Return the mask of rule ``median`` that is connected and within ``limits``, ``(units + 1,)``.
+
+    Without ``fill`` it leaves room under the limits where only improbable units could take it.
+    """
     for protected in _protections(coupling, probability, limits):
         opened = _within(probability, (probability > 0.5) | protected, protected, limits)
         if opened is None:
             continue
         opened = tidy(coupling, opened)
-        if connected(coupling, opened):
-            return _refilled(coupling, probability, opened, limits)
+        if connected(coupling, opened) and (limits is None or hold(coupling, limits.floors, opened)):
+            return _refilled(coupling, probability, opened, limits, 0.0 if fill else REOPEN)
     raise SlimError("the gates closed every path from an input to an output; train longer or at a larger budget.")
 
 
@@ -134,6 +178,8 @@ def _protections(coupling: Coupling, probability: np.ndarray, limits: Limits | N
     protected[0] = True
     for units in essential(coupling):
         protected[units[np.argmax(probability[units])]] = True
+    if limits is not None:
+        protected |= limits.anchors(probability)
     yield protected.copy()
     for reader in coupling.readers:  # no single group is essential, but together these are
         protected[reader.units[np.argmax(probability[reader.units])]] = True
@@ -164,16 +210,28 @@ def _within(
     return closed(high)
 
 
-def _refilled(coupling: Coupling, probability: np.ndarray, opened: np.ndarray, limits: Limits | None) -> np.ndarray:
-    """Open the most probable closed units again while they fit."""
+def _refilled(
+    coupling: Coupling, probability: np.ndarray, opened: np.ndarray, limits: Limits | None, least: float
+) -> np.ndarray:
+    """Open the most probable closed units again while they fit, up to the limits or down to P(z != 0) = ``least``.
+
+    A group that is closed opens only for a likely unit. Where a unit does not fit, others like it are not tried.
+    """
     if limits is None:
         return opened
-    filled = opened
-    closed = np.flatnonzero(~opened & (probability > REOPEN))
+    filled, full, kind = opened, set(), alike(coupling)
+    group = np.append(-1, np.repeat(np.arange(len(coupling.groups)), [g.size for g in coupling.groups]))
+    alive = np.array([opened[g.start : g.stop].any() for g in coupling.groups])
+    closed = np.flatnonzero(~opened & (probability > least))
+    closed = closed[alive[group[closed]] | (probability[closed] > REOPEN)]
     for unit in closed[np.argsort(-probability[closed], kind="stable")]:
+        if kind[unit] in full:
+            continue
         trial = filled.copy()
         trial[unit] = True
-        if limits.fits(trial) and np.array_equal(tidy(coupling, trial), trial):
+        if not limits.fits(trial):
+            full.add(kind[unit])
+        elif np.array_equal(tidy(coupling, trial), trial):
             filled = trial
     return filled if connected(coupling, filled) else opened
 
@@ -183,13 +241,14 @@ def rounded(
 ) -> np.ndarray:
     """Bring each group's open channels to a multiple: down first, then up again, most probable first, while it fits.
 
-    A unit that is many channels wide (a head) counts as so many. A group keeps at least one multiple, or all its units
-    where it has fewer; one that is closed stays closed. Where the limits do not pay for that, the groups that are
-    smaller than one multiple stay as they are.
+    A unit that is many channels wide (a head) counts as so many. A group keeps at least one multiple, and its floor's
+    next, or all its units where it has fewer; one that is closed stays closed. Where the limits do not pay for that,
+    the groups that are smaller stay as they are.
     """
-    needed = np.zeros_like(opened)
+    ranked = np.where(opened, probability, -1.0)
+    needed = np.zeros_like(opened) if limits is None else limits.anchors(ranked)
     for units in essential(coupling):
-        needed[units[np.argmax(np.where(opened[units], probability[units], -1))]] = True
+        needed[units[np.argmax(ranked[units])]] = True
     least, ragged = np.zeros_like(opened), np.zeros_like(opened)
     least[0] = ragged[0] = True
     blocks: list[tuple[bool, float, np.ndarray]] = []
@@ -217,7 +276,7 @@ def rounded(
         trial[block] = True
         if limits is None or limits.fits(trial):
             result = trial
-    if not connected(coupling, result):
+    if not connected(coupling, result) or (limits is not None and not hold(coupling, limits.floors, result)):
         raise SlimError(f"at multiples of {multiple} no path from an input to an output is left; choose a smaller one.")
     return result
 
@@ -235,9 +294,9 @@ def _width(coupling: Coupling, group: Group) -> int:
 
 def _fold(model: nn.Module, gates: Gates, opened: np.ndarray) -> None:
     """Multiply the surviving gates into the readers' raw weights and fix the mask."""
-    log_alpha = gates.log_alpha.detach()
+    log_alpha = whole(gates.log_alpha.detach())
     if not bool(gates.fixed) and not gates.held:
-        median = median_gate(log_alpha)
+        median = median_gate(log_alpha, gates.temperature)
         z = torch.cat([median.new_ones(1), torch.where(median > 0, median, mean_gate(log_alpha))])
         kept = torch.from_numpy(opened).to(z.device)
         z = torch.where(kept & (z > 0), z, torch.ones_like(z))
@@ -247,14 +306,28 @@ def _fold(model: nn.Module, gates: Gates, opened: np.ndarray) -> None:
                 raw = model.get_submodule(f"{owner}.parametrizations.{name}".lstrip(".")).original
                 assert isinstance(raw, Tensor)
                 shape = [-1 if i == reader.axis else 1 for i in range(raw.dim())]
-                raw.mul_(z[torch.from_numpy(reader.units).to(z.device)].reshape(shape).to(raw.dtype))
+                factor = z[torch.from_numpy(reader.units).to(z.device)].reshape(shape).to(raw.dtype)
+                raw.mul_(replicated(factor, raw))
     gates.fix(torch.from_numpy(opened[1:]))
 
 
+def example_of(model: nn.Module, coupling: Coupling) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the traced example where the model is now, and in its type if the model has been cast since."""
+    own = [p for name, p in model.named_parameters() if not name.startswith(f"{NAME}.") and p.is_floating_point()]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    traced = next((t.dtype for t in coupling.program.state_dict.values() if t.is_floating_point()), None)
+    cast = {} if traced in {p.dtype for p in own} or not own else {traced: own[0].dtype}
+    moved: tuple[tuple[Any, ...], dict[str, Any]] = torch.utils._pytree.tree_map_only(
+        Tensor, lambda t: t.to(device, cast.get(t.dtype, t.dtype)), coupling.program.example_inputs
+    )
+    return moved
+
+
 def _outputs(model: nn.Module, coupling: Coupling, inputs: Example | None) -> list[Tensor]:
-    args, kwargs = coupling.program.example_inputs if inputs is None else arguments(inputs)
+    args, kwargs = example_of(model, coupling) if inputs is None else arguments(inputs)
     with evaluating(model), torch.no_grad():
         result = model(*args, **kwargs)
+    reshard(model)
     return [t.double() for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, Tensor)]
 
 

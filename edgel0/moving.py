@@ -47,12 +47,22 @@ def move(walk: Walk, node: Node, a: Any) -> Value:
 
 
 def index(walk: Walk, node: Node, a: Any) -> Value:
-    """Index with constant tensors on the labels; indices that depend on an input pin what they choose among."""
+    """Index with constant tensors on the labels; indices that depend on an input pin what they choose among.
+
+    What a list of positions takes from pinned data (the pixels that a network reads) is free: the list can be shorter.
+    """
     positions = a.indices if hasattr(a, "indices") else [None] * (a.dim % len(a.self.shape)) + [a.index]
     if isinstance(a.self, Constant) or any(isinstance(p, Labelled) for p in positions):
         for tensor in operands(a, Labelled):
             walk.pin(node, tensor, "indexed by values of the input")
         return walk.units.pinned(shape_of(node))
+    lists = [(axis, p) for axis, p in enumerate(positions) if p is not None]
+    if len(lists) == 1 and len(lists[0][1].shape) == 1 and not walk.units.settle(a.self).labels.any():
+        (axis, where), shape = lists[0], shape_of(node)
+        if 1 < shape[axis] <= MANY and walk.value(where).dtype != torch.bool:
+            labels = walk.write(where, shape[axis])
+            walk.use(node, where, 0, labels)
+            return Labelled(shape, laid(labels, axis, len(shape)))
     at = tuple(slice(None) if p is None else walk.value(p) for p in positions)
     return walk.units.lower(walk.units.lift(a.self)[at])
 

@@ -25,37 +25,80 @@ def _bounded(default: Any, least: float, most: float = 1e9, above: bool = False)
 
 @dataclass(frozen=True)
 class Training:
-    """How weights are trained; epochs of each phase, one epoch is the training set once."""
+    """How weights are trained; epochs of each phase, one epoch is the training set once.
+
+    ``epochs`` alone is enough: what a phase is not given is its share of them. ``dense_epochs`` 0 begins with a trained
+    model. ``schedule`` "phases" anneals the learning rate in the dense phase and, to zero, in settling, and keeps it in
+    between, so that weights follow the gates; "cosine" anneals it once, over the whole run. ``distill`` has the dense
+    model teach from then on, unless ``teacher`` (``module:function``) returns another one; its share of the loss is
+    ``distill_weight``. ``accumulate`` batches make a step, ``clip`` is the largest norm of its gradient (0: any), and
+    ``ema`` the decay of an average of the weights while settling (0: none).
+    """
 
     optimizer: str = field(default="adam", metadata={"choices": ("adam", "adamw", "sgd")})
     learning_rate: float = _bounded(1e-3, 0, above=True)
+    schedule: str = field(default="phases", metadata={"choices": ("phases", "cosine")})
     weight_decay: float = _bounded(0.0, 0)
     batch_size: int = _bounded(100, 1)
-    dense_epochs: int = _bounded(10, 0)
-    gating_epochs: int = _bounded(15, 1)
-    settle_epochs: int = _bounded(10, 0)
+    accumulate: int = _bounded(1, 1)
+    clip: float = _bounded(0.0, 0)
+    precision: str = field(default="float32", metadata={"choices": ("float32", "bfloat16")})
+    epochs: int = _bounded(35, 1)
+    dense_epochs: int | None = _bounded(None, 0)
+    gating_epochs: int | None = _bounded(None, 1)
+    settle_epochs: int | None = _bounded(None, 0)
     label_smoothing: float = _bounded(0.0, 0, 0.9)
-    distill: float = _bounded(0.0, 0, 1)
+    distill: bool = False
+    distill_weight: float = _bounded(0.9, 0, 1, above=True)
+    distill_temperature: float = _bounded(4.0, 0, 1000, above=True)
+    teacher: str = field(default="", metadata={"reference": True})
+    ema: float = _bounded(0.0, 0, 0.99999)
+    shrink: bool = True
     threads: int = _bounded(2, 1, 1024)
+
+    @property
+    def phases(self) -> tuple[int, int, int]:
+        """Epochs of the dense, the gating and the settle phase."""
+        shares = (0.25, 0.4, 0.35)
+        given = (self.dense_epochs, self.gating_epochs, self.settle_epochs)
+        dense, gating, settle = (round(self.epochs * s) if n is None else n for n, s in zip(given, shares, strict=True))
+        return dense, max(gating, 1), settle
 
 
 @dataclass(frozen=True)
 class Gating:
-    """How gates are trained; ``learning_rate`` 0 chooses one by the number of steps."""
+    """How gates are trained: see :class:`~edgel0.scheduling.Schedule`, :class:`~edgel0.budget.Budget`, ``attach``.
+
+    ``learning_rate`` and ``multiplier_rate`` 0 choose one by the number of steps. ``warmup`` is the share of the gating
+    phase in which the target moves: one that arrives early overshoots, for closed gates rarely open again.
+    """
 
     learning_rate: float = _bounded(0.0, 0)
+    multiplier_rate: float = _bounded(0.0, 0)
     open_probability: float = _bounded(0.97, 0, 0.9999, above=True)
+    temperature: float = _bounded(2 / 3, 0, 0.9999, above=True)
+    clamp: float = _bounded(10.0, 3, 80)
     warmup: float = _bounded(0.8, 0, 1)
-    round_to: int = _bounded(1, 1)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the network may cost: numbers, quantities ("140 k", "120 kB") or shares of the dense model ("25 %")."""
+    """What the network may cost: numbers, quantities ("140 k", "120 kB") or shares of the dense model ("25 %").
+
+    ``within`` limits parts by a module's name or pattern, each as a table of its own; ``exclude`` names what must stay
+    whole, ``keep_at_least`` says how many units each group keeps, one number or a table of them by pattern. See
+    :class:`edgel0.limits.Limits` and :func:`edgel0.trace`.
+    """
 
     macs: str | float | None = field(default=None, metadata={"kind": "count"})
     params: str | float | None = field(default=None, metadata={"kind": "count"})
     size: str | float | None = field(default=None, metadata={"kind": "bytes"})
+    activations: str | float | None = field(default=None, metadata={"kind": "bytes"})
+    storage: str | None = field(default=None, metadata={"choices": ("float32", "float16", "int8")})
+    round_to: int = _bounded(1, 1)
+    exclude: tuple[str, ...] = ()
+    keep_at_least: str | float | dict[str, str | float] | None = None
+    within: dict[str, dict[str, str | float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,7 +121,10 @@ class Profile:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run; ``text`` is the file itself, ``build`` and ``load`` are ``module:function``."""
+    """A whole run; ``text`` is the file itself, ``build``, ``load`` and ``augment`` ("" for none) ``module:function``.
+
+    ``augment(x, generator)`` returns a changed batch of training samples, drawing from the generator alone.
+    """
 
     path: Path
     text: str
@@ -86,6 +132,7 @@ class Recipe:
     seed: int
     build: str
     load: str
+    augment: str
     train: Training
     gates: Gating
     limits: Limits
@@ -120,6 +167,9 @@ def read_recipe(path: str | Path) -> Recipe:
     name = _value(source, "name", document.get("name", path.stem), str)
     if not name.strip() or name.startswith(".") or not name.isprintable() or any(c in name for c in "/\\:"):
         raise source.error("name", f"name {name!r} cannot be a folder's name; use letters, digits, - and _")
+    for table, keys in (("model", ("build",)), ("data", ("load", "augment"))):
+        if isinstance(document.get(table), dict):
+            source.refuse_unknown(document[table], keys, f"{table}.")
     recipe = Recipe(
         path=path,
         text=path.read_text(encoding="utf-8-sig"),
@@ -127,11 +177,13 @@ def read_recipe(path: str | Path) -> Recipe:
         seed=_number(source, "seed", document.get("seed", 0), int, 0, 2**32 - 1, above=False),
         build=_reference(source, "model", "build"),
         load=_reference(source, "data", "load"),
+        augment=_function(source, "data.augment", document["data"]["augment"]) if "augment" in document["data"] else "",
         budgets=tuple(read_limits(path, strict=False)) if "budget" in document else (),
         **{key: _table(source, key, kind) for key, kind in TABLES.items()},
     )
-    if recipe.limits == Limits():
-        raise source.error("limits", f"no limit was found; write [limits] with one of {', '.join(vars(Limits()))}")
+    kinds = [f.name for f in dataclasses.fields(Limits) if "kind" in f.metadata]
+    if not recipe.limits.within and all(getattr(recipe.limits, name) is None for name in kinds):
+        raise source.error("limits", f"no limit was found; write [limits] with one of {', '.join(kinds)}, or within")
     made = [f"{which}.{kind}" for which in ("dense", "slim") for kind in recipe.export.formats]
     for number, limit in enumerate(recipe.budgets):
         if limit.path not in made:
@@ -144,11 +196,20 @@ def _reference(source: Source, table: str, key: str) -> str:
     entry = source.document.get(table)
     if not isinstance(entry, dict):
         raise source.error(table, f'a table [{table}] with {key} = "module:function" is needed')
-    source.refuse_unknown(entry, (key,), f"{table}.")
-    value: str = _value(source, f"{table}.{key}", entry.get(key, ""), str)
+    return _function(source, f"{table}.{key}", entry.get(key, ""))
+
+
+def _function(source: Source, address: str, value: Any) -> str:
+    value = _value(source, address, value, str)
     module, colon, function = value.rpartition(":")
     if not (module and colon and function.isidentifier()):
-        raise source.error(f"{table}.{key}", f'{value!r} was found where "module:function" is needed')
+        raise source.error(address, f'{value!r} was found where "module:function" is needed')
+    return str(value)
+
+
+def _switch(source: Source, address: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise source.error(address, f"{value!r} is {type(value).__name__}, and true or false is needed")
     return value
 
 
@@ -161,14 +222,21 @@ def _table(source: Source, key: str, kind: Any) -> Any:
     values: dict[str, Any] = {}
     for name, value in entry.items():
         address, spec = f"{key}.{name}", fields[name]
-        if kind is Limits:
+        if "kind" in spec.metadata:
             values[name] = _limit(source, address, value, spec.metadata["kind"])
+        elif kind is Limits and name in READERS:
+            values[name] = READERS[name](source, address, value)
         elif isinstance(spec.default, tuple):
             values[name] = _choices(source, address, value, spec.metadata["choices"])
+        elif isinstance(spec.default, bool):
+            values[name] = _switch(source, address, value)
+        elif "reference" in spec.metadata:
+            values[name] = _function(source, address, value) if value != "" else ""
         elif "choices" in spec.metadata:
             values[name] = _choices(source, address, [value], spec.metadata["choices"])[0]
         else:
-            values[name] = _number(source, address, value, type(spec.default), **spec.metadata)
+            number = int if spec.default is None else type(spec.default)
+            values[name] = _number(source, address, value, number, **spec.metadata)
     return kind(**values)
 
 
@@ -178,6 +246,45 @@ def _limit(source: Source, address: str, value: Any, kind: Kind) -> Any:
     except BudgetError as error:
         raise source.error(address, str(error).rstrip(".")) from error
     return value
+
+
+def _names(source: Source, address: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise source.error(address, f"{value!r} was found where a list of names or patterns is needed")
+    return tuple(dict.fromkeys(value))
+
+
+def _floors(source: Source, address: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {pattern: _limit(source, f"{address}.{pattern}", each, "count") for pattern, each in value.items()}
+    return _limit(source, address, value, "count")
+
+
+def _within(source: Source, address: str, value: Any) -> dict[str, dict[str, str | float]]:
+    if not isinstance(value, dict):
+        raise source.error(address, f'{value!r} was found where a table [{address}."module"] of limits is needed')
+    kinds = {f.name: f.metadata["kind"] for f in dataclasses.fields(Limits) if "kind" in f.metadata}
+    del kinds["activations"]  # they are alive across modules
+    for pattern, wanted in value.items():
+        place = f"{address}.{pattern}"
+        if not isinstance(wanted, dict) or not wanted:
+            text = f"{wanted!r} was found where a table with one of {', '.join(kinds)} is needed"
+            raise source.error(place, text)
+        if "activations" in wanted:
+            text = "activations are alive across modules, so they can be limited in [limits] alone"
+            raise source.error(f"{place}.activations", text)
+        source.refuse_unknown(wanted, tuple(kinds), f"{place}.")
+        for name, limit in wanted.items():
+            _limit(source, f"{place}.{name}", limit, kinds[name])
+    return value
+
+
+# Keys of [limits] that are no plain value.
+READERS: dict[str, Callable[[Source, str, Any], Any]] = {
+    "exclude": _names,
+    "keep_at_least": _floors,
+    "within": _within,
+}
 
 
 def _value(source: Source, address: str, value: Any, kind: Any) -> Any:

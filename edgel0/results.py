@@ -49,7 +49,7 @@ def result_of(
         "profile": _profile(recipe, measured),
         "data": {"digest": data.digest, "train": len(data.x_train), "test": len(data.x_test)},
         "seed": recipe.seed,
-        "shrunk": trained.shrunk,
+        "shrunk": not trained.refused,
         "history": list(trained.history),
         "versions": _versions(artifacts["slim"]),
     }
@@ -106,10 +106,11 @@ def _parity(row: Parity) -> dict[str, Any]:
 
 def _budget(trained: Trained, smaller: Slimmed) -> dict[str, Any]:
     slim, dense = smaller.cost.as_dict(), smaller.dense.as_dict()
-    return {
-        metric: {"limit": limit, "dense": dense[metric], "slim": slim[metric]}
-        for metric, limit in trained.limits.items()
-    }
+    rows = trained.limits.spent(trained.masks)
+    for key in rows:
+        if key in slim and (key != "weight_bytes" or trained.limits.storage is None):
+            rows[key] |= {"dense": dense[key], "slim": slim[key]}  # of the program, where branches may have folded away
+    return rows
 
 
 def _profile(recipe: Recipe, measured: Mapping[str, Measurement]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -18,16 +19,17 @@ from torch import nn
 from edgel0.checks.config import read_limits
 from edgel0.checks.verdict import check
 from edgel0.devices.measure import measure
-from edgel0.errors import ParityError, RecipeError, need
+from edgel0.errors import ExtraError, ParityError, RecipeError, need
 from edgel0.exporters.parity import compare
 from edgel0.exporters.runtimes import arrays
 from edgel0.exporters.writing import export
 from edgel0.masks import masked
 from edgel0.recipe import Recipe
+from edgel0.report.figures import draw
 from edgel0.results import RUNTIME_NAMES, as_json, latency, result_of
 from edgel0.samples import Data, accuracy, as_data, check_fit
 from edgel0.slimming import slim
-from edgel0.staging import RESULT, publish, staging, write
+from edgel0.staging import RESULT, TIMINGS, publish, staging, write
 from edgel0.training import Tick, Trained, train
 from edgel0.types import Artifact, Masks, Measurement, Parity, Slimmed, Verdict
 
@@ -144,6 +146,11 @@ def finish(
     result = result_of(recipe, trained, data, programs, scores, artifacts, parity, measured)
     write(work / "recipe.toml", recipe.text.encode())
     write(work / RESULT, as_json(result))
+    write(work / TIMINGS, as_json({"epochs": list(trained.timings)}))
+    if _installed("matplotlib"):
+        say("drawing")
+        with contextlib.suppress(ExtraError):  # a Matplotlib that does not import costs no results
+            draw(result, work)
     verdicts = check(read_limits(work / "recipe.toml", strict=False)) if recipe.budgets else []
     # checked in the working folder, told by the place that the user knows
     named = [dataclasses.replace(v, limit=own) for v, own in zip(verdicts, recipe.budgets, strict=True)]

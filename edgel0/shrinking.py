@@ -14,11 +14,12 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from edgel0.capturing import capture, duplicate, unwrap
+from edgel0.cost import cost_of
 from edgel0.errors import SlimError, UsageError
-from edgel0.fitting import Settings, inputs, proven, set_, sizes
-from edgel0.gates import Gates, ReaderGate, detach, gates_of, has_gates
-from edgel0.masks import masked, tensors
-from edgel0.types import Coupling, Group, Labels, Masks, Reader
+from edgel0.fitting import Settings, proven, set_, sizes
+from edgel0.gates import Gates, ReaderGate, detach, gates_of, has_gates, sharded
+from edgel0.masks import example_of, masked, tensors
+from edgel0.types import Coupling, Group, Labels, Masks, Origin, Reader
 
 CLOSED = 0.05  # P(z != 0) at which a gate counts as closed while it still trains
 
@@ -36,11 +37,15 @@ def shrunk(model: nn.Module, masks: Masks) -> nn.Module:
 
 
 def shrink_(
-    model: nn.Module, optimizer: Optimizer | None = None, masks: Masks | None = None, *, closed: float = CLOSED
+    model: nn.Module,
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+    masks: Masks | None = None,
+    *,
+    closed: float = CLOSED,
 ) -> Coupling:
     """Cut the closed units out of ``model`` in place, between two steps of training, and return what is left to close.
 
-    Parameters, buffers, gates, gradients and the optimizer's state per element (momentum, Adam's moments) are cut
+    Parameters, buffers, gates, gradients and the optimizers' state per element (momentum, Adam's moments) are cut
     alike; each tensor stays the object that it was, so optimizers, schedulers and whoever else holds it go on. Without
     ``masks`` the units go whose gates are closed: by the fixed mask, or with P(z != 0) <= ``closed``; a layer's last
     unit stays. The result is compared with :func:`edgel0.masked` on the traced example; a module's own whole numbers
@@ -48,7 +53,8 @@ def shrink_(
 
     Raises:
         SlimError: a forward relies on a size that it writes out itself, or a layer would be left empty.
-        UsageError: masks of another trace, a state that cannot be cut, a model inside DistributedDataParallel.
+        UsageError: masks of another trace, a state that cannot be cut, a model inside DistributedDataParallel or
+            under ``fully_shard``.
             Whatever is raised, model and optimizer are as they were.
     """
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -57,7 +63,12 @@ def shrink_(
             "module (model.module) and wrap that anew."
         )
     model = unwrap(model)
-    masks = _closed(gates_of(model), closed) if masks is None else masks
+    if any(map(sharded, model.parameters())):
+        raise UsageError(
+            f"shrink_ was given a {type(model).__name__} whose parameters fully_shard has spread over ranks, in parts "
+            "of the sizes that it began with; train at full size, and slim the model when its parameters are gathered."
+        )
+    masks = closed_units(gates_of(model), closed) if masks is None else masks
     if has_gates(model) and masks.coupling is not gates_of(model).coupling:
         raise UsageError(
             f"the masks were made for another coupling than the gates of this {type(model).__name__} have; make them "
@@ -66,7 +77,7 @@ def shrink_(
     if masks.open.all():
         return masks.coupling
     twin, settings = _shrunk(model, masks)
-    args, kwargs = inputs(twin, masks.coupling)
+    args, kwargs = example_of(twin, masks.coupling)
     coupling = _restricted(masks, capture(twin, kwargs or args, masks.coupling.flow))
     cuts = {tensor: cut for _, tensor, cut in _places(model, masks)}
     changes = [
@@ -74,15 +85,19 @@ def shrink_(
         for tensor, cut in cuts.items()
     ]
     changes += [(index, renumbered, None) for index, renumbered in _renumbered(model, masks)]
-    states = list(_states(optimizer, cuts, masks)) if optimizer is not None else []
+    optimizers = () if optimizer is None else (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+    states = [state for one in optimizers for state in _states(one, cuts, masks)]
     for tensor, small, gradient in changes:  # from here on nothing can fail
-        tensor.grad = None
-        tensor.data, tensor.grad = small, gradient
+        _replace_(tensor, small)
+        tensor.grad = gradient
     for state, key, smaller in states:
         state[key] = smaller
     set_(model, settings)
     if has_gates(model):
         gates_of(model).follow(coupling)
+        for module in model.modules():
+            if isinstance(module, ReaderGate):
+                module.look()
     return coupling
 
 
@@ -126,8 +141,8 @@ def _places(model: nn.Module, masks: Masks) -> Iterator[tuple[str, Tensor, tuple
             yield name, found, cuts
     if has_gates(model):
         gates, each = gates_of(model), (Labels(0, np.arange(1, masks.coupling.units + 1)),)
-        yield "log_alpha", gates.log_alpha, each
-        yield "mask", gates.mask, each
+        for name, tensor in (("log_alpha", gates.log_alpha), ("mask", gates.mask), ("words", gates.words)):
+            yield name, tensor, each
 
 
 def _cut(tensor: Tensor, cuts: tuple[Labels, ...], masks: Masks) -> Tensor:
@@ -137,6 +152,19 @@ def _cut(tensor: Tensor, cuts: tuple[Labels, ...], masks: Masks) -> Tensor:
             kept = torch.from_numpy(np.flatnonzero(masks.open[labels.units])).to(tensor.device)
             tensor = tensor.index_select(labels.axis, kept)
     return tensor
+
+
+def _replace_(tensor: Tensor, small: Tensor) -> None:
+    """Give a tensor another size, also while a graph through it is alive, as that of the last loss is in most loops.
+
+    Autograd keeps one node per leaf, which expects gradients of the old size, for as long as any graph holds it. It
+    makes another one when the type changes.
+    """
+    tensor.grad = None
+    if tensor.requires_grad:
+        other = torch.float32 if tensor.dtype == torch.float16 else torch.float16
+        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = small
 
 
 def _shrunk(model: nn.Module, masks: Masks) -> tuple[nn.Module, Settings]:
@@ -168,7 +196,7 @@ def _shrunk(model: nn.Module, masks: Masks) -> tuple[nn.Module, Settings]:
 # What else counts by units: gates, the coupling, the optimizer.
 
 
-def _closed(gates: Gates, closed: float) -> Masks:
+def closed_units(gates: Gates, closed: float = CLOSED) -> Masks:
     """Units whose gates are closed; of those that a tensor needs at least one of, the most probable stays."""
     probability = np.append(1.0, gates.probability().detach().cpu().double().numpy())
     opened = probability > closed
@@ -237,6 +265,7 @@ def _restricted(masks: Masks, program: ExportedProgram) -> Coupling:
         start = stop
     return replace(
         old,
+        origin=old.origin or Origin(cost_of(old), {group.name: group.size for group in old.groups}),
         program=program,
         units=start - 1,
         groups=tuple(groups),

@@ -57,7 +57,7 @@ def _retraced(model: nn.Module, masks: Masks, example: Example) -> Masks:
     old = masks.coupling
     if _signature(arguments(example)) == _signature(old.program.example_inputs):
         return masks
-    coupling = trace(masked(model, masks), example, flow=old.flow)
+    coupling = trace(masked(model, masks), example, flow=old.flow, exclude=old.excluded)
     if (coupling.digest, coupling.units) != (old.digest, old.units):
         raise UsageError(
             f"on this example {type(model).__name__} has {coupling.units} units in other groups than the {old.units} "
@@ -371,18 +371,22 @@ class Rewrite:
         results = torch.fx.map_arg(output.args[0], lambda source: self.argument(output, source))
         self.graph.output(results)
         program = self.assemble()
-        return Slimmed(program, program_cost(program), cost_of(self.coupling), self.provenance())
+        origin = self.coupling.origin
+        dense = cost_of(self.coupling) if origin is None else origin.cost
+        return Slimmed(program, program_cost(program), dense, self.provenance())
 
     def provenance(self) -> dict[str, Any]:
         """Tell what made this program, in plain JSON values."""
-        groups = {g.name: [int(self.masks.open[g.start : g.stop].sum()), g.size] for g in self.coupling.groups}
+        kept, origin = self.masks.kept, self.coupling.origin
+        sizes = {g.name: g.size for g in self.coupling.groups} if origin is None else origin.groups
+        groups = {name: [kept.get(name, 0), size] for name, size in sizes.items()}
         return {
             "edgel0": __version__,
             "torch": str(torch.__version__),
             "rule": self.masks.rule,
             "mask": self.masks.digest,
             "coupling": self.coupling.digest,
-            "units": [int(self.masks.open[1:].sum()), self.coupling.units],
+            "units": [int(self.masks.open[1:].sum()), sum(sizes.values())],
             "groups": groups,
         }
 

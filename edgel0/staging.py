@@ -12,6 +12,7 @@ from edgel0.errors import DeviceError
 
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
+TIMINGS = "timings.json"  # of the epochs; apart, because they are not the same twice
 
 
 def write(path: Path, content: bytes) -> None:

@@ -16,8 +16,10 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from edgel0.capturing import Example, capture
+from edgel0.excluding import excluded
 from edgel0.flow import FLOW
 from edgel0.moving import expand, move, reshape
+from edgel0.naming import module_of
 from edgel0.rules import UNKNOWN, Constant, Rule, Value, operands, pointwise, shape_of, unknown
 from edgel0.types import Coupling, Group, Labels, Pin, Reader
 from edgel0.units import PINNED, Labelled, Units
@@ -28,26 +30,30 @@ _COPYING = {aten.alias, aten.clone, aten.contiguous, aten.detach, aten.lift_fres
 _SHAPING = {aten.reshape, aten.squeeze, aten.unsqueeze, aten.view, aten._unsafe_view}
 
 
-def trace(model: nn.Module, example: Example, *, flow: Mapping[Any, Rule] = FLOW) -> Coupling:
+def trace(
+    model: nn.Module, example: Example, *, flow: Mapping[Any, Rule] = FLOW, exclude: Sequence[str] = ()
+) -> Coupling:
     """Find the units of ``model``: what can be removed, what is pinned, and why.
 
     ``example`` is a tensor, a tuple of tensors or a dict by argument name, shaped as the deployed model will be fed;
     costs are counted for it. ``flow`` maps operators (overloads or packets) to rules: extend it with
-    ``FLOW | {my_operator: rule}``. The model is left as it was.
+    ``FLOW | {my_operator: rule}``. ``exclude`` names modules or parameters, or patterns of them ("blocks.0.*"), whose
+    channels must all stay (see :func:`edgel0.excluding.excluded`). The model is left as it was.
 
     Raises:
-        UsageError: the model does not run on the example.
+        UsageError: the model does not run on the example, or ``exclude`` names what is not in it.
         TraceError: ``torch.export`` cannot capture it.
     """
-    return couple(capture(model, example, flow), flow=flow)
+    return couple(capture(model, example, flow), flow=flow, exclude=exclude)
 
 
-def couple(program: ExportedProgram, *, flow: Mapping[Any, Rule] = FLOW) -> Coupling:
+def couple(program: ExportedProgram, *, flow: Mapping[Any, Rule] = FLOW, exclude: Sequence[str] = ()) -> Coupling:
     """Find the units of a captured program (see :func:`trace`)."""
     walk = _Walk(program, flow)
     for node in program.graph.nodes:
         walk.visit(node)
-    return walk.finish()
+    found = walk.finish()
+    return excluded(found, exclude) if exclude else found
 
 
 def bind(node: Node, resolve: Any) -> SimpleNamespace:
@@ -408,11 +414,9 @@ def _count(tensor: Labelled, keep: Sequence[int]) -> int:
 
 
 def _pin(node: Node, reason: str, count: int) -> Pin:
-    stack = node.meta.get("nn_module_stack") or {}
-    module = next(reversed(stack.values()))[0] if stack else ""
     name = str(node.target) if node.op == "call_function" else node.op
     source = _user_line(node.meta.get("stack_trace") or "")
-    return Pin(name, node.name, str(module), reason, count, source, unknown=reason == UNKNOWN)
+    return Pin(name, node.name, module_of(node), reason, count, source, unknown=reason == UNKNOWN)
 
 
 def _user_line(trace: str) -> str:

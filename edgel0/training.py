@@ -6,11 +6,16 @@ ends with the very weights that it would have had.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import math
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,19 +25,21 @@ from torch import Tensor, nn
 
 from edgel0 import __version__, checkpoints
 from edgel0.budget import Budget
-from edgel0.capturing import duplicate, evaluating
-from edgel0.errors import SlimError, TrainingError
+from edgel0.capturing import duplicate
+from edgel0.distilling import Teacher
+from edgel0.errors import RecipeError, TrainingError
 from edgel0.gates import attach, detach, gates_of
 from edgel0.importing import theirs
-from edgel0.masks import masked, stabilize
+from edgel0.limits import Limits
+from edgel0.masks import masked
 from edgel0.recipe import Recipe
 from edgel0.samples import Data, accuracy
-from edgel0.shrinking import restore_, shrunk
+from edgel0.scheduling import PHASES, Schedule
+from edgel0.shrinking import restore_
 from edgel0.staging import CHECKPOINT
 from edgel0.types import Masks
 
-TEMPERATURE = 4.0  # of distillation; the usual value since Hinton et al., arXiv 1503.02531
-PHASES = ("dense", "gating", "settle")
+TIMED = 50  # the step time that is shown is the median of so many
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -42,7 +49,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Tick:
-    """Where training is: what a progress bar shows."""
+    """Where training is: what a progress bar shows.
+
+    ``groups`` are the open units per group, ``polarisation`` is the share of gates with 0.05 < P(z != 0) < 0.95, and
+    ``step_ms`` the median time of the last steps in milliseconds.
+    """
 
     phase: str
     epoch: int
@@ -55,18 +66,26 @@ class Tick:
     multiplier: dict[str, float] = field(default_factory=dict)
     open_units: int | None = None
     units: int | None = None
+    groups: dict[str, int] = field(default_factory=dict)
+    polarisation: float | None = None
+    step_ms: float | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves: the dense model, the settled model (dense shapes, no gates), its mask and the history."""
+    """What training leaves: the dense model, the settled one (dense shapes, no gates), its mask and the history.
+
+    ``timings`` has an entry per epoch, as ``history``, with the times it took on this machine. ``refused`` says why the
+    model did not shrink while it trained; "" if it did.
+    """
 
     dense: nn.Module
     model: nn.Module
     masks: Masks
     history: tuple[dict[str, Any], ...]
-    limits: dict[str, float]
-    shrunk: bool
+    timings: tuple[dict[str, Any], ...]
+    limits: Limits
+    refused: str
 
 
 def train(
@@ -93,220 +112,274 @@ class _Run:
         self, recipe: Recipe, model: nn.Module, data: Data, file: Path, progress: Callable[[Tick], None]
     ) -> None:
         self.recipe, self.model, self.data, self.file, self.progress = recipe, model, data, file, progress
+        self.settings = recipe.train
         start = _digest(model.state_dict())
-        self.gates = attach(model, data.x_train[:1], open_probability=recipe.gates.open_probability)
+        self.gates = attach(
+            model,
+            data.x_train[:1],
+            open_probability=recipe.gates.open_probability,
+            temperature=recipe.gates.temperature,
+            exclude=recipe.limits.exclude,
+        )
+        self.frame = duplicate(model)  # of the full size, whatever becomes of the model
         # A last batch of one sample is left out: batch normalisation cannot train on it.
-        size, count = recipe.train.batch_size, len(data.x_train)
+        size, count = self.settings.batch_size, len(data.x_train)
         self.batches = math.ceil(count / size) - (1 < size < count and count % size == 1)
-        self.budget = Budget(
+        self.epochs = dict(zip(PHASES, self.settings.phases, strict=True))
+        steps = math.ceil(self.batches / self.settings.accumulate)
+        self.steps = {phase: epochs * steps for phase, epochs in self.epochs.items()}
+        budget = Budget(
             self.gates,
             macs=recipe.limits.macs,
             params=recipe.limits.params,
             size=recipe.limits.size,
-            steps=self.batches * recipe.train.gating_epochs,
+            activations=recipe.limits.activations,
+            storage=recipe.limits.storage,
+            within=recipe.limits.within,
+            keep_at_least=recipe.limits.keep_at_least,
+            round_to=recipe.limits.round_to,
             warmup=recipe.gates.warmup,
+            rate=recipe.gates.multiplier_rate or None,
+            steps=self.steps["gating"],
+            clamp=recipe.gates.clamp,
         )
+        self.schedule = Schedule(
+            model,
+            budget,
+            steps=(self.steps["dense"], self.steps["gating"], self.steps["settle"]),
+            gate_lr=recipe.gates.learning_rate or None,
+            shrink=self.settings.shrink,
+        )
+        self.augment = recipe.function(recipe.augment) if recipe.augment else None
         graph = str(self.gates.coupling.program.graph)
         identity = [recipe.text, data.digest, start, graph, __version__, str(torch.__version__)]
         self.key = hashlib.sha256("\0".join(identity).encode()).digest()
         self.history: list[dict[str, Any]] = []
+        self.timings: list[dict[str, Any]] = []
         self.dense: dict[str, Tensor] = {}
-        self.soft: Tensor | None = None
-        self.masks: Masks | None = None
+        self.average: dict[str, Tensor] = {}
+        self.teacher = self.taught_by(_built(recipe)) if self.settings.teacher else None
+        self.last: deque[float] = deque(maxlen=TIMED)
 
     def run(self, say: Callable[[str], None]) -> Trained:
         found = checkpoints.load(self.file, self.key)
         saved = None if isinstance(found, str) else found
         if saved:
             say(f"going on after {saved['phase']} epoch {saved['epoch']}")
-            self.history, self.dense = saved["history"], saved["dense"]
+            self.history, self.timings, self.dense = saved["history"], saved["timings"], saved["dense"]
         elif found:
             say(str(found))
         first = PHASES.index(saved["phase"]) if saved else 0
-        if first == 0:
-            self.phase_dense(saved)
-        dense = self.plain(self.dense)
-        if self.recipe.train.distill:
-            self.soft = self.logits(dense)
-        if first <= 1:
-            self.phase_gating(saved if first == 1 else None)
-        settled, shrank = self.phase_settle(saved if first == 2 else None)
-        assert self.masks is not None
-        return Trained(dense, settled, self.masks, tuple(self.history), dict(self.budget.limits.maximum), shrank)
-
-    # Phases.
-
-    def phase_dense(self, saved: dict[str, Any] | None) -> None:
-        self.gates.held = True
-        settings = self.recipe.train
-        optimizer = self.optimizer([p for p in self.model.parameters() if p is not self.gates.log_alpha])
-        schedule = _cosine(optimizer, settings.dense_epochs * self.batches, floor=0.1)
-        for epoch in self.epochs("dense", settings.dense_epochs, self.model, optimizer, schedule, saved):
-            self.epoch("dense", epoch, settings.dense_epochs, self.model, optimizer, schedule)
-        self.gates.held = False
-        self.dense = {k: v.clone() for k, v in self.model.state_dict().items()}
-
-    def phase_gating(self, saved: dict[str, Any] | None) -> None:
-        settings = self.recipe.train
-        steps = settings.gating_epochs * self.batches
-        gate_lr = self.recipe.gates.learning_rate or min(max(60 / steps, 0.01), 0.1)
-        groups = self.gates.parameter_groups(
-            self.model, lr=settings.learning_rate, gate_lr=gate_lr, weight_decay=settings.weight_decay
+        for phase in PHASES[first:]:
+            if phase != "dense" and self.settings.distill and self.teacher is None:
+                self.teacher = self.taught_by(self.plain(self.dense))
+            self.phase(phase, saved if saved and saved["phase"] == phase else None)
+            if phase == "dense":
+                self.dense = {k: v.clone() for k, v in self.model.state_dict().items()}
+        settled, masks = self.settled()
+        return Trained(
+            self.plain(self.dense),
+            settled,
+            masks,
+            tuple(self.history),
+            tuple(self.timings),
+            self.schedule.budget.limits,
+            self.schedule.refused,
         )
-        optimizer = self.optimizer(groups)
-        for epoch in self.epochs("gating", settings.gating_epochs, self.model, optimizer, None, saved):
-            self.epoch("gating", epoch, settings.gating_epochs, self.model, optimizer, None)
-        self.masks = stabilize(self.model, self.budget, round_to=self.recipe.gates.round_to)
 
-    def phase_settle(self, saved: dict[str, Any] | None) -> tuple[nn.Module, bool]:
-        settings = self.recipe.train
+    def phase(self, phase: str, saved: dict[str, Any] | None) -> None:
+        """Train the epochs of a phase that are left, with a checkpoint after each."""
+        weights = [p for p in self.model.parameters() if p.requires_grad and p is not self.gates.log_alpha]
+        settings = self.settings
+        optimizer = OPTIMIZERS[settings.optimizer](
+            weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, self.annealed(phase))
+        self.schedule.optimizer = optimizer
         if saved:
-            self.model.load_state_dict(saved["gated"])
-            opened = saved["mask"].numpy()
-            self.masks = Masks(
-                self.gates.coupling, opened, saved["rule"], saved["probability"].numpy(), saved["report"]
-            )
-        assert self.masks is not None
-        settled = masked(self.model, self.masks)
-        small = None if saved and not saved["shrank"] else self.small(settled)
-        trained = self.model if small is None else small
-        optimizer = self.optimizer(
-            [p for p in trained.parameters() if p.requires_grad and p is not self.gates.log_alpha]
-        )
-        schedule = _cosine(optimizer, settings.settle_epochs * self.batches, floor=0.0)
-        for epoch in self.epochs("settle", settings.settle_epochs, trained, optimizer, schedule, saved):
-            self.epoch("settle", epoch, settings.settle_epochs, trained, optimizer, schedule)
-        if small is None:
-            return masked(self.model, self.masks), False
-        restore_(settled, small, self.masks)
-        return settled, True
-
-    def small(self, settled: nn.Module) -> nn.Module | None:
-        """Return the model at its smaller size, or None where its forward writes sizes out."""
-        assert self.masks is not None
-        try:
-            return shrunk(settled, self.masks)
-        except SlimError:
-            return None
+            self.schedule.load_state_dict(saved["schedule"])
+            self.model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            rates.load_state_dict(saved["rates"])
+            torch.set_rng_state(saved["rng"])
+            self.average = saved["average"]
+        for number in range(saved["epoch"] if saved else 0, self.epochs[phase]):
+            self.epoch(phase, number, optimizer, rates)
+            self.save(phase, number + 1, optimizer, rates)
 
     # One epoch.
 
-    def epoch(
-        self, phase: str, number: int, epochs: int, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any
-    ) -> None:
-        data, settings, gating = self.data, self.recipe.train, phase == "gating"
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + PHASES.index(phase) * 10_007 + number)
-        order = torch.randperm(len(data.x_train), generator=generator)
-        model.train()
-        total = 0.0
-        for i, batch in enumerate(torch.split(order, settings.batch_size)[: self.batches]):
-            where = f"{phase} epoch {number + 1}, batch {i + 1}"
-            with theirs(f"the forward of {type(model).__name__} in {where}", self.recipe.path.parent):
-                logits = model(data.x_train[batch])
-            loss = F.cross_entropy(logits, data.y_train[batch], label_smoothing=settings.label_smoothing)
-            if self.soft is not None and phase != "dense":
-                loss = (1 - settings.distill) * loss + settings.distill * _soft_loss(logits, self.soft[batch])
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise self.diverged(f"the loss became {value} in {where}")
-            if gating:
-                loss = loss + self.budget.penalty()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if gating:
-                self.budget.step()
-            if schedule is not None:
-                schedule.step()
-            total += value
-            self.progress(self.tick(phase, number, epochs, (i + 1) / self.batches, total / (i + 1)))
-        for name, weight in model.named_parameters():
+    def epoch(self, phase: str, number: int, optimizer: torch.optim.Optimizer, rates: Any) -> None:
+        settings, total, began = self.settings, 0.0, time.perf_counter()
+        self.model.train()
+        last = began
+        for i, loss in enumerate(self.losses(phase, number)):
+            group = min(settings.accumulate, self.batches - i // settings.accumulate * settings.accumulate)
+            (loss / group).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            if (i + 1) % settings.accumulate == 0 or i + 1 == self.batches:
+                self.step(phase, optimizer, rates)
+                last, before = time.perf_counter(), last
+                self.last.append(1e3 * (last - before))
+            self.progress(self.tick(phase, number, (i + 1) / self.batches, total / (i + 1)))
+        for name, weight in self.model.named_parameters():
             if not bool(torch.isfinite(weight).all()):
                 raise self.diverged(f"{name} holds values that are not finite numbers after {phase} epoch {number + 1}")
-        score = accuracy(model, data.x_test, data.y_test)
-        tick = self.tick(phase, number, epochs, 1.0, total / self.batches, score)
+        seconds = time.perf_counter() - began
+        with self.averaged():
+            score = accuracy(self.model, self.data.x_test, self.data.y_test)
+        tick = self.tick(phase, number, 1.0, total / self.batches, score)
         self.progress(tick)
-        self.history.append({k: v for k, v in vars(tick).items() if k != "done"})
+        entry = vars(tick)
+        self.timings.append({k: entry[k] for k in ("phase", "epoch", "step_ms")} | {"seconds": seconds})
+        self.history.append({k: v for k, v in entry.items() if k not in ("done", "step_ms")})
+
+    def losses(self, phase: str, number: int) -> Iterator[Tensor]:
+        """Yield the loss of each batch, in an order that the seed, the phase and the epoch decide."""
+        data, settings = self.data, self.settings
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + PHASES.index(phase) * 10_007 + number)
+        order = torch.randperm(len(data.x_train), generator=generator)
+        reduced = torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16")
+        for i, batch in enumerate(torch.split(order, settings.batch_size)[: self.batches]):
+            where = f"{phase} epoch {number + 1}, batch {i + 1}"
+            x, y = data.x_train[batch], data.y_train[batch]
+            if self.augment is not None:
+                x = self.augment(x, generator)
+            with theirs(f"the forward of {type(self.model).__name__} in {where}", self.recipe.path.parent), reduced:
+                logits = self.model(x)
+            loss = F.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+            if self.teacher is not None and (phase != "dense" or settings.teacher):
+                loss = self.teacher.loss(loss, logits.float(), x, batch)
+            if not math.isfinite(float(loss.detach())):
+                raise self.diverged(f"the loss became {float(loss.detach())} in {where}")
+            yield loss
+
+    def step(self, phase: str, optimizer: torch.optim.Optimizer, rates: Any) -> None:
+        """Step gates, weights, learning rate and, while settling, the average of the weights."""
+        try:
+            self.schedule.before_step()
+        except TrainingError as error:
+            raise self.diverged(str(error).partition(";")[0].rstrip(".")) from error
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        optimizer.step()
+        self.schedule.after_step()
+        optimizer.zero_grad(set_to_none=True)
+        rates.step()
+        if phase == "settle" and self.settings.ema:
+            self.average = self.average or {k: v.clone() for k, v in _floats(self.model)}
+            for name, value in _floats(self.model):
+                self.average[name].lerp_(value, 1 - self.settings.ema)
+
+    def annealed(self, phase: str) -> Callable[[int], float]:
+        """Return the factor of the learning rate by step of a phase."""
+        steps, dense, whole = max(self.steps[phase], 1), self.steps["dense"], sum(self.steps.values())
+        past = {"dense": 0, "gating": dense, "settle": dense + self.steps["gating"]}[phase]
+        if self.settings.schedule == "cosine":
+            return lambda at: _cosine((past + at) / whole)
+        floors = {"dense": 0.1, "gating": 1.0, "settle": 0.0}
+        return lambda at: floors[phase] + (1 - floors[phase]) * _cosine(at / steps)
 
     def diverged(self, found: str) -> TrainingError:
         kept = f" The last good state is kept in {self.file}." if self.file.exists() else ""
         return TrainingError(
-            f"{found}.{kept} Lower train.learning_rate ({self.recipe.train.learning_rate:g}), or look for samples that "
+            f"{found}.{kept} Lower train.learning_rate ({self.settings.learning_rate:g}), or look for samples that "
             "are not normalised."
         )
 
-    def tick(self, phase: str, number: int, epochs: int, done: float, loss: float, score: float | None = None) -> Tick:
+    def tick(self, phase: str, number: int, done: float, loss: float, score: float | None = None) -> Tick:
+        tick = Tick(phase, number + 1, self.epochs[phase], done, loss, score, step_ms=median(self.last or (0.0,)))
         if phase == "dense":
-            return Tick(phase, number + 1, epochs, done, loss, score)
-        limits, units = self.budget.limits, self.gates.coupling.units
-        if phase == "settle":
-            assert self.masks is not None
-            cost, opened = limits.cost(self.masks.open), int(self.masks.open[1:].sum())
-            return Tick(phase, number + 1, epochs, done, loss, score, cost, dict(limits.maximum), {}, opened, units)
+            return tick
+        budget, coupling = self.schedule.budget, self.gates.coupling
         with torch.no_grad():
-            opened = int((self.gates.probability() > 0.5).sum())
-            cost = {metric: float(value) for metric, value in self.budget.expected().items()}
-        multipliers = dict(self.budget.multipliers)
-        targets = self.budget.targets()
-        return Tick(phase, number + 1, epochs, done, loss, score, cost, targets, multipliers, opened, units)
+            probability = np.append(1.0, self.gates.probability().double().numpy())
+            cost = {name: float(value) for name, value in budget.expected().items()}
+        opened = probability > 0.5
+        kept = dict.fromkeys((group.name for group in self.schedule.original.groups), 0)
+        kept |= {group.name: int(opened[group.start : group.stop].sum()) for group in coupling.groups}
+        return dataclasses.replace(
+            tick,
+            cost=cost,
+            target=budget.targets() if phase == "gating" else dict(budget.limits.maximum),
+            multiplier=dict(budget.multipliers) if phase == "gating" else {},
+            open_units=int(opened[1:].sum()),
+            units=self.schedule.original.units,
+            groups=kept,
+            polarisation=float(((probability > 0.05) & (probability < 0.95)).sum()) / self.schedule.original.units,
+        )
 
     # State.
 
-    def optimizer(self, groups: Any) -> torch.optim.Optimizer:
-        settings = self.recipe.train
-        return OPTIMIZERS[settings.optimizer](groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-
-    def epochs(
-        self, phase: str, count: int, model: nn.Module, optimizer: Any, schedule: Any, saved: dict[str, Any] | None
-    ) -> Iterator[int]:
-        """Restore a checkpoint of this phase, then yield epoch numbers and save after each."""
-        begin = 0
-        if saved:
-            model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-            if schedule is not None:
-                schedule.load_state_dict(saved["schedule"])
-            self.budget.load_state_dict(saved["budget"])
-            torch.set_rng_state(saved["rng"])
-            begin = saved["epoch"]
-        for epoch in range(begin, count):
-            yield epoch
-            self.save(phase, epoch + 1, model, optimizer, schedule)
-
-    def save(self, phase: str, epoch: int, model: nn.Module, optimizer: Any, schedule: Any) -> None:
+    def save(self, phase: str, epoch: int, optimizer: torch.optim.Optimizer, rates: Any) -> None:
         state = {
             "phase": phase,
             "epoch": epoch,
-            "model": model.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "model": self.model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict() if schedule is not None else {},
-            "budget": self.budget.state_dict(),
+            "rates": rates.state_dict(),
             "rng": torch.get_rng_state(),
+            "average": self.average,
             "dense": self.dense,
             "history": self.history,
+            "timings": self.timings,
         }
-        if phase == "settle":
-            assert self.masks is not None and self.masks.probability is not None
-            state |= {
-                "mask": torch.from_numpy(self.masks.open),
-                "rule": self.masks.rule,
-                "probability": torch.from_numpy(self.masks.probability),
-                "report": self.masks.report,
-                "gated": self.model.state_dict(),
-                "shrank": model is not self.model,
-            }
         checkpoints.save(self.file, self.key, state)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the average of the weights in their place, where there is one."""
+        own = {name: value.clone() for name, value in _floats(self.model)} if self.average else {}
+        for source, place in ((self.average, "in"), (own, "out")):
+            for name, value in _floats(self.model) if source else ():
+                value.copy_(source[name])
+            if place == "in":
+                yield
+
+    def settled(self) -> tuple[nn.Module, Masks]:
+        """Return the model as it is now in its first shapes, without gates, and its mask."""
+        schedule, masks = self.schedule, self.schedule.masks_of_original
+        with self.averaged():
+            small = masked(self.model, schedule.masks)
+        model = masked(self.frame, masks)
+        left = np.isin(np.arange(schedule.original.units + 1), schedule.left)
+        restore_(model, small, Masks(schedule.original, left))
+        return model, masks
 
     def plain(self, state: dict[str, Tensor]) -> nn.Module:
         """Return a copy of the model without gates, with the weights of a gated state in which every gate was open."""
-        twin = duplicate(self.model)
+        twin = duplicate(self.frame)
         twin.load_state_dict(state)
         gates_of(twin).held = True
         return detach(twin)
 
-    def logits(self, teacher: nn.Module) -> Tensor:
-        with evaluating(teacher), torch.no_grad():
-            return torch.cat([teacher(part) for part in torch.split(self.data.x_train, 500)])
+    def taught_by(self, teacher: nn.Module) -> Teacher:
+        """Return the teacher of this run."""
+        settings = self.settings
+        return Teacher(
+            teacher,
+            self.frame,
+            self.data,
+            temperature=settings.distill_temperature,
+            weight=settings.distill_weight,
+            augmented=self.augment is not None,
+        )
+
+
+def _built(recipe: Recipe) -> nn.Module:
+    """Call the recipe's ``teacher``."""
+    teacher = recipe.function(recipe.train.teacher)()
+    if not isinstance(teacher, nn.Module):
+        raise RecipeError(
+            f"{recipe.train.teacher!r} returned {type(teacher).__name__}; a teacher must be a torch.nn.Module."
+        )
+    return teacher
+
+
+def _floats(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield what of a model's state can be averaged."""
+    return ((name, value) for name, value in model.state_dict().items() if value.is_floating_point())
 
 
 def _digest(state: dict[str, Any]) -> str:
@@ -319,13 +392,6 @@ def _digest(state: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _soft_loss(logits: Tensor, soft: Tensor) -> Tensor:
-    """KL divergence to the teacher at a raised temperature, scaled to keep the gradient's size."""
-    student, teacher = F.log_softmax(logits / TEMPERATURE, 1), F.log_softmax(soft / TEMPERATURE, 1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * TEMPERATURE**2
-
-
-def _cosine(optimizer: torch.optim.Optimizer, steps: int, floor: float) -> Any:
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda at: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(at / max(steps, 1), 1.0)))
-    )
+def _cosine(done: float) -> float:
+    """Fall from 1 to 0 over a half wave."""
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

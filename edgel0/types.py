@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgel0.errors import UsageError
+from edgel0.errors import UsageError, need
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.export import ExportedProgram
 
 
@@ -80,6 +81,14 @@ class Pin:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a model that has shrunk was before: its dense cost, and the units of each group."""
+
+    cost: Cost
+    groups: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Coupling:
     """What a trace found: the units of a model, where they lie, who reads them, and what is pinned.
 
@@ -87,7 +96,8 @@ class Coupling:
     per output, None where nothing can go). ``constants`` maps a node that depends on parameters alone to the labels
     along which it is cut wherever it is used, ``uses`` a pair (user, constant) to those along which that user needs it,
     where it needs any. ``tensors`` is ``constants`` by the name of the parameter or buffer. ``flow`` is the table of
-    rules that the trace went by.
+    rules that the trace went by, ``excluded`` what it was told to pin, ``origin`` what the model was before
+    :func:`edgel0.shrink_` made it smaller.
     """
 
     program: ExportedProgram = field(repr=False)
@@ -100,6 +110,8 @@ class Coupling:
     readers: tuple[Reader, ...] = field(repr=False)
     pins: tuple[Pin, ...] = field(repr=False)
     flow: Mapping[Any, Any] = field(repr=False)
+    excluded: tuple[str, ...] = ()
+    origin: Origin | None = field(default=None, repr=False)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -151,6 +163,20 @@ class Masks:
             if not opened[units].any():
                 opened[rng.choice(units)] = True
         return Masks(coupling, opened, rule="random")
+
+    @staticmethod
+    def rank(coupling: Coupling, model: nn.Module, by: str = "magnitude", *, budget: Any, **options: Any) -> Masks:
+        """Close the least important units by ``by``, "magnitude" or "taylor", until ``budget`` holds, without gates.
+
+        ``options`` are ``loss``, ``start`` and ``per``; :func:`edgel0.ranking.rank` says what each may be.
+
+        Raises:
+            ExtraError: torch is not installed.
+        """
+        need("torch", "train")
+        from edgel0.ranking import rank  # the one import against the order: a way to make masks belongs to Masks
+
+        return rank(coupling, model, by, budget=budget, **options)
 
     @property
     def kept(self) -> dict[str, int]:

@@ -1,30 +1,19 @@
-"""Budgets: targets, multipliers and penalties by hand, and the smallest network against every mask there is."""
+"""Budgets: targets, multipliers and penalties by hand."""
 
 import copy
 import itertools
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
+from test_limits import Flat, two_layers
 
 from edgel0.budget import Budget
 from edgel0.cost import sums
 from edgel0.errors import BudgetError
 from edgel0.gates import LIMIT, attach, log_alpha_of
-from edgel0.limits import Limits, least
-from edgel0.reaching import connected
 from edgel0.tracing import trace
-
-# Linear(3, 4) and Linear(4, 2): with s units open 5 s MACs, 6 s + 2 parameters, 4 bytes each.
-DENSE = {"macs": 20.0, "params": 26.0, "weight_bytes": 104.0}
-
-
-def two_layers():
-    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
 
 
 def gated(*probabilities):
@@ -38,170 +27,6 @@ def advance(budget, count=1):
     for _ in range(count):
         budget.penalty()
         budget.step()
-
-
-# Limits.
-
-
-@pytest.mark.parametrize(
-    ("given", "maximum"),
-    [
-        ({"macs": 0.5}, {"macs": 10.0}),
-        ({"macs": "50 %"}, {"macs": 10.0}),
-        ({"macs": "0.5"}, {"macs": 10.0}),
-        ({"macs": 11}, {"macs": 11.0}),
-        ({"params": "0.02 k"}, {"params": 20.0}),
-        ({"params": 1.0}, {"params": 26.0}),
-        ({"size": "80 B"}, {"weight_bytes": 80.0}),
-        ({"size": "0.1 kB"}, {"weight_bytes": 100.0}),
-        ({"size": 0.5}, {"weight_bytes": 52.0}),
-        ({"macs": 0.25, "params": 20, "size": "80 B"}, {"macs": 5.0, "params": 20.0, "weight_bytes": 80.0}),
-        ({"macs": "1 M"}, {"macs": 1e6}),
-    ],
-)
-def test_limits_become_absolute(given, maximum):
-    limits = Limits(trace(two_layers(), torch.zeros(1, 3)), **given)
-    assert limits.maximum == maximum
-    assert limits.dense == {metric: DENSE[metric] for metric in maximum}
-
-
-def test_cost_and_fit_of_a_mask_by_hand():
-    limits = Limits(trace(two_layers(), torch.zeros(1, 3)), macs=10, params=14, size=56)
-    for count in range(5):
-        opened = np.arange(5) <= count
-        assert limits.cost(opened) == {"macs": 5.0 * count, "params": 6.0 * count + 2, "weight_bytes": 24.0 * count + 8}
-        assert limits.fits(opened) is (count <= 2)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({}, "name at least one of macs, params and size"),
-        ({"macs": 0}, "nothing can keep"),
-        ({"macs": math.inf}, "not a count"),
-        ({"macs": math.nan}, "not a count"),
-        ({"size": -3}, "not a size"),
-        ({"macs": "12 apples"}, "apples"),
-        ({"macs": "140 %"}, "not a share"),
-        ({"macs": 4}, "the limit of 4 MACS cannot be reached.* has 5 MACS .dense: 20 MACS.. Raise .* at least 5"),
-        ({"params": 7}, "the limit of 7 params .* has 8 params"),
-        ({"size": "31 B"}, "the limit of 31 B of weights .* has 32 B of weights"),
-        ({"macs": 0.9, "params": 7}, "the limit of 7 params"),
-    ],
-)
-def test_limits_that_cannot_be_are_refused(given, message):
-    with pytest.raises(BudgetError, match=message):
-        Limits(trace(two_layers(), torch.zeros(1, 3)), **given)
-
-
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 3, 3, padding=1)
-        self.a, self.b = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1)
-        self.fc = nn.Linear(3, 2)
-
-    def forward(self, x):
-        h = F.relu(self.stem(x))
-        return self.fc((h + self.b(F.relu(self.a(h)))).mean((2, 3)))
-
-
-class Unlike(nn.Module):
-    """Channels of unlike cost side by side."""
-
-    def __init__(self):
-        super().__init__()
-        self.big, self.little, self.fc = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(1, 2, 1), nn.Linear(4, 2)
-
-    def forward(self, x):
-        return self.fc(torch.cat([F.relu(self.big(x)), F.relu(self.little(x))], 1).mean((2, 3)))
-
-
-class Flat(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.c, self.d, self.f, self.o = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 1), nn.Linear(8, 3), nn.Linear(3, 2)
-
-    def forward(self, x):
-        return self.o(F.relu(self.f(F.relu(self.d(F.relu(self.c(x)))).flatten(1))))
-
-
-class Branches(nn.Module):
-    """Either of two branches would do."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(3, 2), nn.Linear(2, 2)
-
-    def forward(self, x):
-        return self.b(F.relu(self.a(x))) + self.d(F.relu(self.c(x)))
-
-
-class Outputs(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 3), nn.Linear(3, 1)
-
-    def forward(self, x):
-        h = F.relu(self.a(x))
-        return self.b(h), self.d(F.relu(self.c(h)))
-
-
-class Depthwise(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Conv2d(1, 3, 1), nn.Conv2d(3, 3, 3, groups=3)
-        self.c, self.o = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
-
-    def forward(self, x):
-        return self.o(F.relu(self.c(F.relu(self.b(F.relu(self.a(x)))))).mean((2, 3)))
-
-
-class Halves(nn.Module):
-    """Two halves of one layer with readers of unlike cost."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(2, 4), nn.Linear(2, 1), nn.Linear(4, 1)
-
-    def forward(self, x):
-        first, second = F.relu(self.a(x)).chunk(2, 1)
-        return self.d(F.relu(self.b(first))) + self.c(second)
-
-
-@pytest.mark.parametrize("metric", ["macs", "params", "weight_bytes"])
-@pytest.mark.parametrize("make", [two_layers, Residual, Unlike, Flat, Branches, Outputs, Depthwise, Halves])
-def test_the_smallest_reachable_network_against_all_masks(make, metric):
-    example = torch.zeros(1, 1, 4, 4) if make in (Residual, Unlike, Flat, Depthwise) else torch.zeros(1, 3)
-    coupling = trace(make(), example)
-    total = sums(coupling)[metric]
-    masks = (np.array([True, *bits]) for bits in itertools.product([False, True], repeat=coupling.units))
-    floor = min(float(total(torch.from_numpy(m).double())) for m in masks if connected(coupling, m))
-    assert float(total(torch.from_numpy(least(coupling, total)).double())) == floor
-    name = "size" if metric == "weight_bytes" else metric
-    Limits(coupling, **{name: int(floor)})
-    with pytest.raises(BudgetError, match=f"Raise the limit to at least {floor:.0f}\\."):
-        Limits(coupling, **{name: int(floor) - 1})
-
-
-def test_limits_that_only_hold_one_by_one_are_refused():
-    class Choice(nn.Module):
-        """A branch of few parameters and many MACs beside one of many parameters and few MACs."""
-
-        def __init__(self):
-            super().__init__()
-            self.slow, self.fast = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(64, 1, bias=False)
-            self.slow_out, self.fast_out = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 1, bias=False)
-
-        def forward(self, x):
-            wide = self.slow_out(F.relu(self.slow(x))).mean((2, 3))
-            return wide + self.fast_out(F.relu(self.fast(x.flatten(1))))
-
-    coupling = trace(Choice(), torch.zeros(1, 1, 8, 8))  # slow: 128 MACs, 2 parameters; fast: 65 MACs, 65 parameters
-    assert Limits(coupling, macs=65).cost(np.array([True, False, True])) == {"macs": 65.0}
-    assert Limits(coupling, params=2).cost(np.array([True, True, False])) == {"params": 2.0}
-    with pytest.raises(BudgetError, match="one by one, but not together"):
-        Limits(coupling, macs=65, params=2)
 
 
 # Targets and multipliers.

@@ -68,6 +68,16 @@ def test_the_proof_needs_no_training(namespace):
     assert namespace["slim"].cost.macs < namespace["slim"].dense.macs
 
 
+def test_masks_without_gates_are_within_the_budget(namespace):
+    namespace["model"].eval()
+    namespace["coupling"] = edgel0.trace(namespace["model"], namespace["example"])
+    exec(next(block for block in blocks() if "Masks.rank" in block), namespace)
+    assert edgel0.slim(
+        namespace["small"], edgel0.Masks.random(edgel0.trace(namespace["small"], namespace["example"]), 0)
+    )
+    assert min(namespace["masks"].kept.values()) >= 2
+
+
 def test_the_demo_and_the_exit_codes_are_named():
     for text in ("make demo", "make test", "edgel0 run export/mnist-lenet5.toml"):
         assert text in README

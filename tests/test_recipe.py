@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import sys
 
 import pytest
@@ -6,7 +7,7 @@ from projects import HERE, edgel0, paragraph, project
 
 from edgel0.errors import RecipeError
 from edgel0.importing import load_function, load_object
-from edgel0.recipe import Exports, Gating, Profile, Training, read_recipe
+from edgel0.recipe import Exports, Gating, Limits, Profile, Training, read_recipe
 
 # What stands in the recipe, what is written instead, the line of the mistake, and what must be told.
 MISTAKES = {
@@ -19,7 +20,10 @@ MISTAKES = {
     "a bool for an integer": ("batch_size = 60", "batch_size = true", 13, ["True is bool"]),
     "zero": ("batch_size = 60", "batch_size = 0", 13, ["0 was found", "at least 1"]),
     "above only": ("3e-3", "0.0", 12, ["0.0 was found", "above 0"]),
-    "too much": ("distill = 0.3", "distill = 1.5", 17, ["1.5 was found", "at most 1 "]),
+    "too much": ("distill = true", "distill_weight = 1.5", 17, ["1.5 was found", "at most 1 "]),
+    "a number for a switch": ("distill = true", "distill = 1", 17, ["1 is int", "true or false is needed"]),
+    "a teacher that is no function": ("distill = true", 'teacher = "big"', 17, ['"module:function" is needed']),
+    "an augmentation of another kind": ('load = "tiny:load"', 'load = "tiny:load"\naugment = 3', 10, ["3 is int"]),
     "nan": ("3e-3", "nan", 12, ["nan was found"]),
     "infinity": ("3e-3", "inf", 12, ["inf was found", "at most 1,000,000,000"]),
     "more seconds than measuring has": ("min_secs = 0.0", "min_secs = 200", 29, ["200 was found", "at most 150"]),
@@ -32,6 +36,48 @@ MISTAKES = {
     "a share above all": ('macs = "30 %"', 'macs = "130 %"', 21, ["more than 0 and at most 100 %"]),
     "a limit of zero": ('macs = "30 %"', "macs = 0", 21, ["an amount above 0"]),
     "a limit that is a list": ('macs = "30 %"', "macs = [1]", 21, ["[1] is list"]),
+    "another storage": (
+        'macs = "30 %"',
+        'size = 0.3\nstorage = "int4"',
+        22,
+        ["'int4' was found", "did you mean 'int8'"],
+    ),
+    "peak as a count": ('macs = "30 %"', 'activations = "3 M"', 21, ["the unit 'M' in '3 M' is not a size"]),
+    "a multiple of zero": ('macs = "30 %"', "macs = 0.3\nround_to = 0", 22, ["0 was found", "at least 1"]),
+    "a multiple among the gates": ("[limits]", "[gates]\nround_to = 8\n\n[limits]", 21, ["unknown key 'round_to'"]),
+    "a name for a list": ('macs = "30 %"', 'macs = 0.3\nexclude = "stem"', 22, ["'stem' was found", "a list of names"]),
+    "a number for a name": ('macs = "30 %"', "macs = 0.3\nexclude = [3]", 22, ["[3] was found", "a list of names"]),
+    "no floor": ('macs = "30 %"', "macs = 0.3\nkeep_at_least = 0", 22, ["an amount above 0"]),
+    "a floor of words": (
+        *('macs = "30 %"', 'macs = 0.3\n[limits.keep_at_least]\n"a.*" = 2\nb = "many"', 24),
+        ["'many' is not a count"],
+    ),
+    "a list of floors": (
+        'macs = "30 %"',
+        "macs = 0.3\nkeep_at_least = [2]",
+        22,
+        ["[2] is list", "str or int or float"],
+    ),
+    "parts that are no table": ('macs = "30 %"', "macs = 0.3\nwithin = 3", 22, ["3 was found", "a table"]),
+    "a part that is no table": (
+        'macs = "30 %"',
+        "[limits.within]\na = 3",
+        22,
+        ["3 was found", "one of macs, params, size"],
+    ),
+    "a part without a limit": ('macs = "30 %"', '[limits.within."a"]', 21, ["{} was found"]),
+    "an unknown limit of a part": (
+        *('macs = "30 %"', '[limits.within."layer1.0"]\nmacs = 0.5\nparam = 3', 23),
+        ["unknown key 'param'", "did you mean 'params'"],
+    ),
+    "the peak of a part": (
+        *('macs = "30 %"', 'macs = 0.5\n[limits.within."a.*"]\nactivations = 0.5', 23),
+        ["alive across modules", "in [limits] alone"],
+    ),
+    "a limit of a part without sense": (
+        *('macs = "30 %"', '[limits.within."a.*"]\nparams = 4\nmacs = "5 kB"', 23),
+        ["the unit 'kB' in '5 kB'"],
+    ),
     "no limit": ('macs = "30 %"\n', "", 20, ["no limit was found", "macs, params, size"]),
     "other schema": ("schema = 1", "schema = 9", 1, ["schema 9 was found and 1"]),
     "a bool for the schema": ("schema = 1", "schema = true", 1, ["True is bool"]),
@@ -79,7 +125,7 @@ def test_a_file_that_is_no_recipe(tmp_path, content):
 def test_every_field_of_a_table_is_read(tmp_path):
     recipe = read_recipe(project(tmp_path, ('formats = ["pt2"]', 'formats = ["pt2", "onnx", "pt2"]\nlayout = "nhwc"')))
     assert recipe.train == Training(
-        learning_rate=3e-3, batch_size=60, dense_epochs=2, gating_epochs=4, settle_epochs=2, distill=0.3, threads=1
+        learning_rate=3e-3, batch_size=60, dense_epochs=2, gating_epochs=4, settle_epochs=2, distill=True, threads=1
     )
     assert recipe.gates == Gating()
     assert recipe.export == Exports(("pt2", "onnx"), "nhwc", 20)
@@ -95,11 +141,57 @@ def test_defaults_are_within_their_own_bounds(tmp_path):
     for table, defaults in tables.items():
         text += f"[{table}]\n"
         for key, value in dataclasses.asdict(defaults).items():
-            text += f"{key} = {list(value) if isinstance(value, tuple) else value!r}\n"
+            if value is not None:
+                text += f"{key} = {json.dumps(list(value) if isinstance(value, tuple) else value)}\n"
     (tmp_path / "all.toml").write_text(text)
     recipe = read_recipe(tmp_path / "all.toml")
     assert {"train": recipe.train, "gates": recipe.gates, "export": recipe.export, "profile": recipe.profile} == tables
     assert recipe.name == "all"
+
+
+@pytest.mark.parametrize(
+    ("given", "phases"),
+    [
+        ({}, (9, 14, 12)),
+        ({"epochs": 100}, (25, 40, 35)),
+        ({"epochs": 1}, (0, 1, 0)),
+        ({"epochs": 20, "dense_epochs": 0}, (0, 8, 7)),
+        ({"dense_epochs": 3, "gating_epochs": 4, "settle_epochs": 5}, (3, 4, 5)),
+    ],
+)
+def test_epochs_of_the_phases(given, phases):
+    assert Training(**given).phases == phases
+
+
+def test_every_limit_is_read(tmp_path):
+    text = """
+activations = "64 KiB"
+size = "30 %"
+storage = "int8"
+round_to = 8
+exclude = ["stem", "blocks.0.*"]
+keep_at_least = { "*" = 2, head = "25 %" }
+
+[limits.within."layer1.0"]
+macs = "50 %"
+params = 2_000
+
+[limits.within.rest]
+size = 0.5
+"""
+    limits = read_recipe(project(tmp_path, ('macs = "30 %"\n', text))).limits
+    assert limits == Limits(
+        size="30 %",
+        activations="64 KiB",
+        storage="int8",
+        round_to=8,
+        exclude=("stem", "blocks.0.*"),
+        keep_at_least={"*": 2, "head": "25 %"},
+        within={"layer1.0": {"macs": "50 %", "params": 2000}, "rest": {"size": 0.5}},
+    )
+    part = 'keep_at_least = "25 %"\n[limits.within.a]\nmacs = 3\n'
+    limits = read_recipe(project(tmp_path / "part", ('macs = "30 %"\n', part))).limits  # a limit of a part is enough
+    assert limits == Limits(keep_at_least="25 %", within={"a": {"macs": 3}})
 
 
 def test_a_recipe_saved_on_windows(tmp_path):
@@ -186,3 +278,37 @@ def test_a_failing_call_names_the_users_line_and_not_the_librarys(tmp_path):
     (tmp_path / "calls.py").write_text("import json\n\ndef f(text):\n    return json.loads(text)\n")
     with pytest.raises(RecipeError, match=r"calls:f\('x'\) failed at .*calls\.py:4 with JSONDecodeError: Expecting"):
         load_function("calls:f", tmp_path)("x")
+
+
+def test_a_run_with_every_limit_tells_each_in_its_result(tmp_path):
+    text = """
+params = "60 %"
+size = "50 %"
+activations = "70 %"
+storage = "int8"
+round_to = 2
+exclude = ["fc1"]
+keep_at_least = { conv2 = 5 }
+
+[limits.within.conv2]
+macs = "70 %"
+"""
+    code, _, error = edgel0("run", project(tmp_path, ('macs = "30 %"\n', text)), "--out", tmp_path / "runs")
+    assert (code, error) == (0, "")
+    result = json.loads((tmp_path / "runs" / "tiny" / "result.json").read_text())
+    assert list(result["budget"]) == ["params", "weight_bytes", "activation_bytes", "macs of conv2"]
+    for row in result["budget"].values():
+        assert 0 < row["slim"] <= row["limit"] < row["dense"]
+    kept = {name: left for name, (left, _) in result["mask"]["groups"].items()}
+    assert list(kept) == ["conv1", "conv2"]
+    assert kept["conv2"] >= 6 and not any(count % 2 for count in kept.values())
+    part = result["budget"]["macs of conv2"]  # 12 channels of 8 kernels at 6 x 6 places
+    assert part == {
+        "limit": 0.7 * part["dense"],
+        "dense": 12 * 8 * 9 * 36,
+        "slim": kept["conv2"] * kept["conv1"] * 9 * 36,
+    }
+    size = result["budget"]["weight_bytes"]  # bytes of int8 weights, and vectors of four bytes
+    assert size["dense"] == (72 + 864 + 2592 + 96) + 4 * (8 * 5 + 12 + 24 + 4)
+    assert size["slim"] < result["slim"]["weight_bytes"]
+    assert result["slim"]["activation_bytes"] == result["budget"]["activation_bytes"]["slim"]

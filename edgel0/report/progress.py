@@ -65,7 +65,7 @@ class Watch:
 
 
 def words(tick: Tick, room: int | None = None) -> str:
-    """Loss, accuracy, expected cost against target, multipliers and open units, as far as they are known.
+    """Loss, accuracy, expected cost against target, multipliers, open units and the time of a step, as far as known.
 
     What has no ``room`` (columns) is left out: multipliers first, then the loss, the last limits, the open units.
     """
@@ -78,6 +78,8 @@ def words(tick: Tick, room: int | None = None) -> str:
             parts[f"λ {metric}"] = f"λ {tick.multiplier[metric]:.2f}"
     if tick.open_units is not None:
         parts["open"] = f"open {tick.open_units}/{tick.units}"
+    if tick.step_ms:
+        parts["step"] = f"{tick.step_ms:.3g} ms/step"
     spare = [*(f"λ {metric}" for metric in tick.cost), "loss", *reversed([*tick.cost][1:]), "open", *parts]
     while room is not None and parts and len(" ".join(parts.values())) > room:
         parts.pop(spare.pop(0), None)

@@ -1,0 +1,128 @@
+"""How is a cost evaluated on a mask or on probabilities? As a sum of products of live counts, or the peak of such sums.
+
+A *live count* is how many units live on an axis. Whatever is evaluated takes ``alive``, float64 of shape ``(units +
+1,)``: 1 or 0 per unit, or P(z != 0); entry 0 is the pinned rest and 1. With a mask it gives that mask's cost, with
+probabilities an expectation that is differentiable in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from edgel0.types import Labels
+
+
+@dataclass(frozen=True)
+class Product:
+    """``scale`` times the live counts of some labelled axes."""
+
+    scale: float
+    axes: tuple[Labels, ...] = ()
+
+    def times(self, other: Product) -> Product:
+        """Multiply two products."""
+        return Product(self.scale * other.scale, self.axes + other.axes)
+
+
+class Total(Protocol):
+    """One figure of a network, as a function of which units are alive."""
+
+    def __call__(self, alive: torch.Tensor) -> torch.Tensor:
+        """Evaluate for ``alive`` of shape ``(units + 1,)``; a scalar."""
+        ...
+
+    def to(self, device: torch.device) -> Total:
+        """Move to a device."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum of products over live counts, ready to be evaluated on many masks or probabilities.
+
+    ``units`` and ``rows`` list (unit, row) pairs: row ``r`` is the live count of one axis. ``factors`` holds the rows
+    of each product, filled up with the last row, which is always 1.
+    """
+
+    units: torch.Tensor
+    rows: torch.Tensor
+    height: int
+    scales: torch.Tensor
+    factors: torch.Tensor
+
+    def __call__(self, alive: torch.Tensor) -> torch.Tensor:
+        """Evaluate for ``alive`` of shape ``(units + 1,)``: units of one product are sampled independently."""
+        return self.each(alive).sum()
+
+    def each(self, alive: torch.Tensor) -> torch.Tensor:
+        """Evaluate every product, ``(products,)``."""
+        counts = alive.new_zeros(self.height).index_add(0, self.rows, alive[self.units])
+        counts = torch.cat([counts, counts.new_ones(1)])
+        return self.scales.to(alive.dtype) * counts[self.factors].prod(1)
+
+    def to(self, device: torch.device) -> Sum:
+        """Move to a device."""
+        return Sum(
+            self.units.to(device), self.rows.to(device), self.height, self.scales.to(device), self.factors.to(device)
+        )
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest sum of products that live at once: product ``i`` from point ``begins[i]`` to ``ends[i]``, included.
+
+    ``length`` is the number of points. On probabilities it is the peak of the expected sums, which is at most the
+    expected peak. Its gradient is that of the point of the peak, shared between points that are equal.
+    """
+
+    terms: Sum
+    begins: torch.Tensor
+    ends: torch.Tensor
+    length: int
+
+    def __call__(self, alive: torch.Tensor) -> torch.Tensor:
+        """Evaluate for ``alive`` of shape ``(units + 1,)``."""
+        values = self.terms.each(alive)
+        change = values.new_zeros(self.length + 1).index_add(0, self.begins, values)
+        change = change.index_add(0, self.ends + 1, -values)
+        return change.cumsum(0).max()
+
+    def to(self, device: torch.device) -> Peak:
+        """Move to a device."""
+        return Peak(self.terms.to(device), self.begins.to(device), self.ends.to(device), self.length)
+
+
+def compile_sum(products: Sequence[Product]) -> Sum:
+    """Lay products out as index arrays."""
+    rows: dict[Labels, int] = {}
+    pairs: list[tuple[np.ndarray, int]] = []
+    for labels in (labels for p in products for labels in p.axes):
+        if labels not in rows:
+            rows[labels] = len(rows)
+            pairs.append((labels.units, rows[labels]))
+    width = max((len(p.axes) for p in products), default=0)
+    factors = [[rows[x] for x in p.axes] + [len(rows)] * (width - len(p.axes)) for p in products]
+    units = np.concatenate([u for u, _ in pairs]) if pairs else np.zeros(0, np.int64)
+    where = np.concatenate([np.full(u.size, r) for u, r in pairs]) if pairs else np.zeros(0, np.int64)
+    return Sum(
+        torch.from_numpy(units.astype(np.int64)),
+        torch.from_numpy(where.astype(np.int64)),
+        len(rows),
+        torch.tensor([p.scale for p in products], dtype=torch.float64),
+        torch.tensor(factors, dtype=torch.int64).reshape(len(products), width),
+    )
+
+
+def compile_peak(spans: Sequence[tuple[Product, int, int]], length: int) -> Peak:
+    """Lay (product, first point, last point) out as index arrays."""
+    return Peak(
+        compile_sum([product for product, _, _ in spans]),
+        torch.tensor([begin for _, begin, _ in spans], dtype=torch.int64),
+        torch.tensor([end for _, _, end in spans], dtype=torch.int64),
+        length,
+    )
