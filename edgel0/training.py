@@ -169,6 +169,9 @@ class _Run:
             self.history, self.timings, self.dense = saved["history"], saved["timings"], saved["dense"]
         elif found:
             say(str(found))
+        else:
+            for line in self.schedule.budget.limits.describe().splitlines():
+                say(f"limit: {line}")
         first = PHASES.index(saved["phase"]) if saved else 0
         for phase in PHASES[first:]:
             if phase != "dense" and self.settings.distill and self.teacher is None:
@@ -177,6 +180,8 @@ class _Run:
             if phase == "dense":
                 self.dense = {k: v.clone() for k, v in self.model.state_dict().items()}
         settled, masks = self.settled()
+        if self.settings.shrink and self.schedule.refused:
+            say(f"trained at full size: {self.schedule.refused}")
         return Trained(
             self.plain(self.dense),
             settled,

@@ -461,7 +461,7 @@ def test_fresh_begins_anew(tmp_path, tiny):
     recipe, expected = tiny[0], contents(tiny[1])
     run_until(recipe, tmp_path, "gating", 3, 0.5)
     code, out, _ = edgel0("run", recipe, "--out", tmp_path, "--fresh")
-    assert code == 0 and out.startswith("dense     1/2")
+    assert code == 0 and out.startswith("limit: macs ") and out.splitlines()[1].startswith("dense     1/2")
     assert contents(tmp_path / "tiny") == expected
 
 
