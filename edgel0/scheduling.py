@@ -18,7 +18,7 @@ from edgel0.cost import sums
 from edgel0.errors import SlimError, TrainingError, UsageError
 from edgel0.gates import reshard, sharded, spread, whole
 from edgel0.masks import stabilize
-from edgel0.shrinking import closed_units, shrink_
+from edgel0.shrinking import closed_units, shrink_, spared
 from edgel0.types import Masks
 
 PHASES = ("dense", "gating", "settle")
@@ -313,6 +313,7 @@ class Schedule:
 
     def _shrink(self, masks: Masks) -> None:
         """Cut the model down to ``masks``, or note why it cannot be."""
+        masks = spared(masks)
         if self.refused or masks.open.all():
             return
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

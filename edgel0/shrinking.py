@@ -199,12 +199,18 @@ def _shrunk(model: nn.Module, masks: Masks) -> tuple[nn.Module, Settings]:
 def closed_units(gates: Gates, closed: float = CLOSED) -> Masks:
     """Units whose gates are closed; of those that a tensor needs at least one of, the most probable stays."""
     probability = np.append(1.0, gates.probability().detach().cpu().double().numpy())
-    opened = probability > closed
-    for cuts in gates.coupling.tensors.values():
+    return spared(Masks(gates.coupling, probability > closed, "closed", probability))
+
+
+def spared(masks: Masks) -> Masks:
+    """Open the most probable unit of each tensor of which a mask would leave nothing: no module can run without."""
+    opened = masks.open.copy()
+    probability = np.ones(opened.size) if masks.probability is None else masks.probability
+    for cuts in masks.coupling.tensors.values():
         for labels in cuts:
             if not opened[labels.units].any():
                 opened[labels.units[np.argmax(probability[labels.units])]] = True
-    return Masks(gates.coupling, opened, "closed", probability)
+    return replace(masks, open=opened)
 
 
 def _renumbered(model: nn.Module, masks: Masks) -> Iterator[tuple[Tensor, Tensor]]:
