@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from edgel0.attaching import attach as attach
+    from edgel0.attaching import detach as detach
     from edgel0.budget import Budget as Budget
     from edgel0.checks.verdict import check as check
     from edgel0.cost import COST as COST
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from edgel0.exporters.loading import save as save
     from edgel0.exporters.writing import export as export
     from edgel0.flow import FLOW as FLOW
-    from edgel0.gates import attach as attach
-    from edgel0.gates import detach as detach
     from edgel0.masks import masked as masked
     from edgel0.masks import stabilize as stabilize
     from edgel0.scheduling import Schedule as Schedule
@@ -35,8 +35,8 @@ _HOMES = {
     "trace": ("edgel0.tracing", "train"),
     "FLOW": ("edgel0.flow", "train"),
     "COST": ("edgel0.cost", "train"),
-    "attach": ("edgel0.gates", "train"),
-    "detach": ("edgel0.gates", "train"),
+    "attach": ("edgel0.attaching", "train"),
+    "detach": ("edgel0.attaching", "train"),
     "Budget": ("edgel0.budget", "train"),
     "Schedule": ("edgel0.scheduling", "train"),
     "stabilize": ("edgel0.masks", "train"),

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgel0.concrete import LIMIT
 from edgel0.errors import BudgetError
 from edgel0.floors import Floor, foremost, per_unit
-from edgel0.gates import LIMIT, Gates
+from edgel0.gates import Gates
 from edgel0.limits import Limits, Quantity
 
 

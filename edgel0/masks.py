@@ -10,27 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgel0.attaching import detach
 from edgel0.budget import Budget
 from edgel0.capturing import Example, arguments, duplicate, evaluating, unwrap
 from edgel0.closing import alike
+from edgel0.concrete import mean_gate, median_gate, probability_open
 from edgel0.errors import SlimError, TrainingError, UsageError
 from edgel0.floors import hold
-from edgel0.gates import (
-    NAME,
-    Gates,
-    detach,
-    gates_of,
-    has_gates,
-    mean_gate,
-    median_gate,
-    probability_open,
-    replicated,
-    reshard,
-    sharded,
-    whole,
-)
+from edgel0.gates import NAME, Gates, gates_of, has_gates
 from edgel0.limits import Limits
 from edgel0.reaching import connected, essential, smallest, tidy
+from edgel0.sharding import replicated, reshard, sharded, whole
 from edgel0.types import Coupling, Group, Masks
 
 RULE = "median"

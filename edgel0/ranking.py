@@ -14,10 +14,12 @@ from torch.nn.utils import parametrize
 
 from edgel0.budget import Budget
 from edgel0.capturing import unwrap
+from edgel0.concrete import LIMIT, log_alpha_of
 from edgel0.errors import UsageError, nearest
-from edgel0.gates import LIMIT, Gates, log_alpha_of, replicated
+from edgel0.gates import Gates
 from edgel0.limits import Limits
 from edgel0.masks import gathered, masked, project, rounded, tensors
+from edgel0.sharding import replicated
 from edgel0.types import Coupling, Labels, Masks
 
 PER = {"magnitude": "unit", "taylor": "cost"}  # criterion -> what its importance is compared per

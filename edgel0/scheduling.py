@@ -16,8 +16,8 @@ from edgel0.budget import Budget
 from edgel0.capturing import unwrap
 from edgel0.cost import sums
 from edgel0.errors import SlimError, TrainingError, UsageError
-from edgel0.gates import reshard, sharded, spread, whole
 from edgel0.masks import stabilize
+from edgel0.sharding import reshard, sharded, spread, whole
 from edgel0.shrinking import closed_units, shrink_, spared
 from edgel0.types import Masks
 

@@ -13,12 +13,14 @@ from torch.export import ExportedProgram
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
+from edgel0.attaching import detach
 from edgel0.capturing import capture, duplicate, unwrap
 from edgel0.cost import cost_of
 from edgel0.errors import SlimError, UsageError
 from edgel0.fitting import Settings, proven, set_, sizes
-from edgel0.gates import Gates, ReaderGate, detach, gates_of, has_gates, sharded
+from edgel0.gates import Gates, ReaderGate, gates_of, has_gates
 from edgel0.masks import example_of, masked, tensors
+from edgel0.sharding import sharded
 from edgel0.types import Coupling, Group, Labels, Masks, Origin, Reader
 
 CLOSED = 0.05  # P(z != 0) at which a gate counts as closed while it still trains

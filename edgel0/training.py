@@ -24,11 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgel0 import __version__, checkpoints
+from edgel0.attaching import attach, detach
 from edgel0.budget import Budget
 from edgel0.capturing import duplicate
 from edgel0.distilling import Teacher
 from edgel0.errors import RecipeError, TrainingError
-from edgel0.gates import attach, detach, gates_of
+from edgel0.gates import gates_of
 from edgel0.importing import theirs
 from edgel0.limits import Limits
 from edgel0.masks import masked

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from oracle import TOLERANCE, difference, outputs, randomise, run_noted, scrambled
 from torch import nn
 
+from edgel0.attaching import attach
 from edgel0.cost import cost_of, program_cost, weights
 from edgel0.errors import SlimError
-from edgel0.gates import attach
 from edgel0.masks import masked, stabilize
 from edgel0.reaching import connected, fates
 from edgel0.slimming import slim

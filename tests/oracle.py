@@ -101,8 +101,13 @@ def scrambled(model: nn.Module, masks: Masks) -> nn.Module:
                 if labels.axis is not None and (name, labels.axis) not in read:
                     closed = torch.from_numpy(np.flatnonzero(~masks.open[labels.units]))
                     part = found[name].index_select(labels.axis, closed)
-                    other = torch.rand_like(part) + 0.5 if part.is_floating_point() else 1 - part.int()
-                    found[name].index_copy_(labels.axis, closed, other.to(part.dtype))
+                    if part.is_floating_point():
+                        other = torch.rand_like(part) + 0.5
+                    elif part.dtype == torch.bool:
+                        other = ~part
+                    else:  # positions of something: others of the list, which exist
+                        other = found[name].flip(labels.axis).index_select(labels.axis, closed)
+                    found[name].index_copy_(labels.axis, closed, other)
     return twin
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from test_limits import Flat, two_layers
 
+from edgel0.attaching import attach
 from edgel0.budget import Budget
+from edgel0.concrete import LIMIT, log_alpha_of
 from edgel0.cost import sums
 from edgel0.errors import BudgetError
-from edgel0.gates import LIMIT, attach, log_alpha_of
 from edgel0.tracing import trace
 
 

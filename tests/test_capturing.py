@@ -18,10 +18,10 @@ from projects import paragraph
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from edgel0.attaching import attach
 from edgel0.budget import Budget
 from edgel0.capturing import capture, unwrap
 from edgel0.errors import TraceError, UsageError
-from edgel0.gates import attach
 from edgel0.masks import masked, stabilize
 from edgel0.preserving import muted
 from edgel0.slimming import slim

@@ -8,10 +8,11 @@ from networks import seeded
 from oracle import agree, assert_equal, outputs, randomise
 from torch import nn
 
+from edgel0.attaching import attach
 from edgel0.budget import Budget
 from edgel0.cost import cost_of
 from edgel0.errors import BudgetError, TraceError, UsageError
-from edgel0.gates import attach, gates_of
+from edgel0.gates import gates_of
 from edgel0.inspecting import examine
 from edgel0.limits import Limits
 from edgel0.masks import masked, stabilize

@@ -11,21 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from edgel0.attaching import attach, detach
+from edgel0.concrete import LIMIT, log_alpha_of, mean_gate, median_gate, probability_open, sample
 from edgel0.errors import TraceError, UsageError
-from edgel0.gates import (
-    LIMIT,
-    NAME,
-    Gates,
-    attach,
-    detach,
-    gates_of,
-    has_gates,
-    log_alpha_of,
-    mean_gate,
-    median_gate,
-    probability_open,
-    sample,
-)
+from edgel0.gates import NAME, Gates, gates_of, has_gates
 from edgel0.noise import uniform, words
 
 # The grid of midpoints that integrates over u ~ U(0, 1).

@@ -12,12 +12,14 @@ from networks import seeded
 from oracle import randomise
 from torch import nn
 
+from edgel0.attaching import attach
 from edgel0.budget import Budget
 from edgel0.closing import least
+from edgel0.concrete import log_alpha_of
 from edgel0.cost import STORAGE, cost_of, peak, sums
 from edgel0.errors import BudgetError, UsageError
 from edgel0.floors import foremost, hold, per_unit
-from edgel0.gates import attach, gates_of, log_alpha_of
+from edgel0.gates import gates_of
 from edgel0.limits import Limits
 from edgel0.masks import project, rounded, stabilize
 from edgel0.naming import covers

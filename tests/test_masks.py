@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from edgel0.attaching import attach, detach
 from edgel0.budget import Budget
+from edgel0.concrete import log_alpha_of, mean_gate, median_gate
 from edgel0.cost import sums
 from edgel0.errors import TrainingError, UsageError
-from edgel0.gates import attach, detach, gates_of, log_alpha_of, mean_gate, median_gate
+from edgel0.gates import gates_of
 from edgel0.limits import Limits
 from edgel0.masks import masked, project, rounded, stabilize, tensors
 from edgel0.reaching import connected

@@ -14,9 +14,10 @@ from oracle import agree, randomise
 from torch import nn
 
 import edgel0
+from edgel0.attaching import attach
 from edgel0.budget import Budget
 from edgel0.errors import BudgetError, ExtraError, UsageError
-from edgel0.gates import attach, gates_of
+from edgel0.gates import gates_of
 from edgel0.limits import Limits
 from edgel0.masks import masked, stabilize
 from edgel0.ranking import importance, prefer_, rank

@@ -1,5 +1,7 @@
 """Does every run land on its budget? Within each limit, and as near to one as whole units allow."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -81,7 +83,7 @@ def test_the_model_shrinks_while_its_gates_train():
     first, last = schedule.steps[0], sum(schedule.steps[:2])
     assert sizes[first] == schedule.original.units
     assert sizes[last - 2] < schedule.original.units
-    assert all(later <= sooner for sooner, later in zip(sizes, sizes[1:], strict=False))
+    assert all(later <= sooner for sooner, later in itertools.pairwise(sizes))
     assert not schedule.refused
 
 

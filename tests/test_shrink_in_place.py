@@ -10,9 +10,10 @@ from test_shrinking import MAKES, Counted, Fixed, Heads, Literal, X
 from torch import nn
 
 import edgel0
+from edgel0.attaching import attach, detach
 from edgel0.cost import cost_of
 from edgel0.errors import SlimError, UsageError
-from edgel0.gates import attach, detach, gates_of
+from edgel0.gates import gates_of
 from edgel0.masks import masked, stabilize
 from edgel0.shrinking import shrink_
 from edgel0.slimming import slim

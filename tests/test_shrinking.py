@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgel0.attaching import attach, detach
 from edgel0.cost import cost_of
 from edgel0.errors import SlimError, UsageError
-from edgel0.gates import attach, detach, gates_of
+from edgel0.gates import gates_of
 from edgel0.masks import masked, stabilize
 from edgel0.shrinking import restore_, shrunk
 from edgel0.slimming import slim

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from edgel0.attaching import attach
 from edgel0.budget import Budget
 from edgel0.capturing import Example
 from edgel0.errors import UsageError
-from edgel0.gates import NAME, attach, gates_of, has_gates
+from edgel0.gates import NAME, gates_of, has_gates
 from edgel0.scheduling import Scaler, Schedule, split
 from edgel0.slimming import slim
 from edgel0.types import Masks, Slimmed
