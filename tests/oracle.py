@@ -98,7 +98,8 @@ def scrambled(model: nn.Module, masks: Masks) -> nn.Module:
     with torch.no_grad():
         for name, cuts in masks.coupling.tensors.items():
             for labels in cuts:
-                if labels.axis is not None and (name, labels.axis) not in read:
+                written_out = name not in found  # by the forward itself: a list of positions, say
+                if labels.axis is not None and (name, labels.axis) not in read and not written_out:
                     closed = torch.from_numpy(np.flatnonzero(~masks.open[labels.units]))
                     part = found[name].index_select(labels.axis, closed)
                     if part.is_floating_point():
