@@ -20,7 +20,7 @@ from edgel0.errors import RecipeError
 from edgel0.recipe import Recipe, Training
 from edgel0.samples import Data
 from edgel0.scheduling import PHASES
-from edgel0.training import OPTIMIZERS
+from edgel0.training import OPTIMIZERS, batch_count, batches_of
 
 Change = Callable[[nn.Module], nn.Module]
 ALIKE = ("accumulate", "clip", "ema", "precision", "schedule", "teacher")  # what :func:`trained` takes in one way only
@@ -41,22 +41,16 @@ def check(recipe: Recipe) -> None:
             )
 
 
-def batches_of(recipe: Recipe, data: Data) -> int:
-    """Batches of an epoch; a last one of one sample is left out."""
-    size, count = recipe.train.batch_size, len(data.x_train)
-    return math.ceil(count / size) - (1 < size < count and count % size == 1)
-
-
 def steps_of(recipe: Recipe, data: Data) -> dict[str, int]:
     """Count the steps of each phase."""
-    return {phase: n * batches_of(recipe, data) for phase, n in zip(PHASES, recipe.train.phases, strict=True)}
+    each = batch_count(len(data.x_train), recipe.train.batch_size)
+    return {phase: n * each for phase, n in zip(PHASES, recipe.train.phases, strict=True)}
 
 
 def batches(recipe: Recipe, data: Data, phase: str, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield augmented samples, labels and sample numbers of one epoch of a phase."""
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + PHASES.index(phase) * 10_007 + number)
-    order = torch.randperm(len(data.x_train), generator=generator)
-    for batch in torch.split(order, recipe.train.batch_size)[: batches_of(recipe, data)]:
+    order, generator = batches_of(recipe, len(data.x_train), phase, number)
+    for batch in order:
         yield augment(data.x_train[batch], generator), data.y_train[batch], batch
 
 
@@ -72,7 +66,7 @@ def trained(
 ) -> nn.Module:
     """Train some phases and return the model; ``changes`` by step of the whole run replace it just before that step."""
     settings, steps = recipe.train, steps_of(recipe, data)
-    whole, each = sum(steps.values()), batches_of(recipe, data)
+    whole, each = sum(steps.values()), batch_count(len(data.x_train), settings.batch_size)
     lesson = teacher and _lesson(teacher, model, recipe, data)
     for phase in phases:
         at = sum(steps[before] for before in PHASES[: PHASES.index(phase)])

@@ -16,7 +16,7 @@ from edgel0.budget import Budget
 from edgel0.capturing import unwrap
 from edgel0.cost import sums
 from edgel0.errors import SlimError, TrainingError, UsageError
-from edgel0.masks import stabilize
+from edgel0.masks import RULE, stabilize
 from edgel0.sharding import reshard, sharded, spread, whole
 from edgel0.shrinking import closed_units, shrink_, spared
 from edgel0.types import Masks
@@ -112,7 +112,7 @@ class Schedule:
     def masks(self) -> Masks:
         """The mask of the model as it is now; what has been cut out of it has no entry."""
         opened = np.append(True, self.gates.mask.cpu().numpy())
-        return Masks(self.gates.coupling, opened, "median", self.probability, dict(self.report))
+        return Masks(self.gates.coupling, opened, RULE, self.probability, dict(self.report))
 
     @property
     def masks_of_original(self) -> Masks:
@@ -122,7 +122,17 @@ class Schedule:
         opened[self.left[now.open]] = True
         if self.probability is not None:
             probability[self.left] = self.probability
-        return Masks(self.original, opened, "median", probability, dict(self.report))
+        return Masks(self.original, opened, RULE, probability, dict(self.report))
+
+    def probability_of_original(self) -> np.ndarray:
+        """P(z != 0) per unit of the model that the schedule began with, ``(units + 1,)``; 0 for what has been cut out.
+
+        Entry 0, the pinned rest, is 1. Where gates are spread over ranks, all have to call this.
+        """
+        probability = np.zeros(self.original.units + 1)
+        with torch.no_grad():
+            probability[self.left] = np.append(1.0, self.gates.probability().cpu().double().numpy())
+        return probability
 
     def figures(self) -> dict[str, float]:
         """Return what a training log shows of the schedule, by names that loggers take.

@@ -123,9 +123,7 @@ class _Run:
             exclude=recipe.limits.exclude,
         )
         self.frame = duplicate(model)  # of the full size, whatever becomes of the model
-        # A last batch of one sample is left out: batch normalisation cannot train on it.
-        size, count = self.settings.batch_size, len(data.x_train)
-        self.batches = math.ceil(count / size) - (1 < size < count and count % size == 1)
+        self.batches = batch_count(len(data.x_train), self.settings.batch_size)
         self.epochs = dict(zip(PHASES, self.settings.phases, strict=True))
         steps = math.ceil(self.batches / self.settings.accumulate)
         self.steps = {phase: epochs * steps for phase, epochs in self.epochs.items()}
@@ -243,10 +241,9 @@ class _Run:
     def losses(self, phase: str, number: int) -> Iterator[Tensor]:
         """Yield the loss of each batch, in an order that the seed, the phase and the epoch decide."""
         data, settings = self.data, self.settings
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + PHASES.index(phase) * 10_007 + number)
-        order = torch.randperm(len(data.x_train), generator=generator)
+        order, generator = batches_of(self.recipe, len(data.x_train), phase, number)
         reduced = torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16")
-        for i, batch in enumerate(torch.split(order, settings.batch_size)[: self.batches]):
+        for i, batch in enumerate(order):
             where = f"{phase} epoch {number + 1}, batch {i + 1}"
             x, y = data.x_train[batch], data.y_train[batch]
             if self.augment is not None:
@@ -297,22 +294,20 @@ class _Run:
         tick = Tick(phase, number + 1, self.epochs[phase], done, loss, score, step_ms=median(self.last or (0.0,)))
         if phase == "dense":
             return tick
-        budget, coupling = self.schedule.budget, self.gates.coupling
-        with torch.no_grad():
-            probability = np.append(1.0, self.gates.probability().double().numpy())
-            cost = {name: float(value) for name, value in budget.expected().items()}
+        budget, original = self.schedule.budget, self.schedule.original
+        probability = self.schedule.probability_of_original()
         opened = probability > 0.5
-        kept = dict.fromkeys((group.name for group in self.schedule.original.groups), 0)
-        kept |= {group.name: int(opened[group.start : group.stop].sum()) for group in coupling.groups}
+        with torch.no_grad():
+            cost = {name: float(value) for name, value in budget.expected().items()}
         return dataclasses.replace(
             tick,
             cost=cost,
             target=budget.targets() if phase == "gating" else dict(budget.limits.maximum),
             multiplier=dict(budget.multipliers) if phase == "gating" else {},
             open_units=int(opened[1:].sum()),
-            units=self.schedule.original.units,
-            groups=kept,
-            polarisation=float(((probability > 0.05) & (probability < 0.95)).sum()) / self.schedule.original.units,
+            units=original.units,
+            groups={group.name: int(opened[group.start : group.stop].sum()) for group in original.groups},
+            polarisation=float(((probability > 0.05) & (probability < 0.95)).sum()) / original.units,
         )
 
     # State.
@@ -371,6 +366,18 @@ class _Run:
             weight=settings.distill_weight,
             augmented=self.augment is not None,
         )
+
+
+def batch_count(samples: int, size: int) -> int:
+    """Return the batches of an epoch. A last one of one sample is left out: batch normalisation cannot train on it."""
+    return math.ceil(samples / size) - (1 < size < samples and samples % size == 1)
+
+
+def batches_of(recipe: Recipe, samples: int, phase: str, number: int) -> tuple[tuple[Tensor, ...], torch.Generator]:
+    """Return the sample numbers of each batch of an epoch, and the generator that its augmentation draws from."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + PHASES.index(phase) * 10_007 + number)
+    order = torch.split(torch.randperm(samples, generator=generator), recipe.train.batch_size)
+    return order[: batch_count(samples, recipe.train.batch_size)], generator
 
 
 def _built(recipe: Recipe) -> nn.Module:

@@ -1,6 +1,7 @@
 """Budgets: targets, multipliers and penalties by hand."""
 
 import copy
+import inspect
 import itertools
 import json
 import math
@@ -14,6 +15,7 @@ from edgel0.budget import Budget
 from edgel0.concrete import LIMIT, log_alpha_of
 from edgel0.cost import sums
 from edgel0.errors import BudgetError
+from edgel0.limits import Limits
 from edgel0.tracing import trace
 
 
@@ -199,3 +201,10 @@ def test_a_fixed_mask_is_charged_as_it_is():
     gates = gated(0.9, 0.8, 0.3, 0.1)
     gates.fix(torch.tensor([True, False, True, True]))
     assert float(Budget(gates, macs=0.9).expected()["macs"]) == 15.0
+
+
+def test_a_budget_takes_every_keyword_of_limits():
+    wanted, taken = (inspect.signature(kind).parameters for kind in (Limits, Budget))
+    assert {name: p.default for name, p in wanted.items() if name != "coupling"} == {
+        name: p.default for name, p in taken.items() if name in wanted
+    }

@@ -195,7 +195,7 @@ def build():
     ("factors", "told"),
     [
         ("float('nan'), 1.0", "the loss became nan in gating epoch 2, batch 4"),
-        ("1.0, float('nan')", "gates is not a finite number in step"),
+        ("1.0, float('nan')", "gates is not a finite number in step 25 (gating)"),
     ],
 )
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_state(tmp_path, factors, told):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from edgel0.scheduling import Schedule
 
 if TYPE_CHECKING:
@@ -28,9 +25,7 @@ def groups(writer: SummaryWriter, schedule: Schedule, step: int, *, prefix: str 
 
     They are the number of units with P(z != 0) > 1/2, and P(z != 0) itself; it is 0 for units that have been cut out.
     """
-    probability = np.zeros(schedule.original.units + 1)
-    with torch.no_grad():
-        probability[schedule.left] = np.append(1.0, schedule.gates.probability().cpu().double().numpy())
+    probability = schedule.probability_of_original()
     for group in schedule.original.groups:
         own = probability[group.start : group.stop]
         writer.add_scalar(f"{prefix}/open/{group.name}", int((own > 0.5).sum()), step)
