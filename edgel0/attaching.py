@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from edgel0.capturing import Example, unwrap
 from edgel0.concrete import BETA
 from edgel0.errors import TraceError, UsageError
 from edgel0.flow import FLOW
-from edgel0.gates import NAME, Gates, ReaderGate, draw, gates_of, has_gates
+from edgel0.gates import NAME, Gates, ReaderGate, draw, gated_weights, gates_of, has_gates
 from edgel0.sharding import sharded
 from edgel0.tracing import trace
 
@@ -102,6 +102,7 @@ def attach(
             gates.to(weight.device)
             gate = ReaderGate(gates, reader.axis, torch.from_numpy(reader.units).to(weight.device))
             parametrize.register_parametrization(module, leaf, gate, unsafe=True)
+    gates.seat(model)
     for module, kept in lists.items():
         if kept.places:
             kept.empty(module)
@@ -120,11 +121,11 @@ def detach(model: nn.Module) -> nn.Module:
     places = {id(module): prefix for prefix, module in model.named_modules()}
     order = {name: at for at, name in enumerate(gates.coupling.program.state_dict)}
     multiplied: set[int] = set()  # a weight that several modules share is multiplied once
-    for module, leaf, weight in list(_gated(model)):
+    for module, leaf, chain in list(gated_weights(model)):
         kind = type(module)  # a deep copy shares this class, from which torch is about to delete the tensor's name
         module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
-        parametrize.remove_parametrizations(module, leaf, leave_parametrized=id(weight) not in multiplied)
-        multiplied.add(id(weight))
+        parametrize.remove_parametrizations(module, leaf, leave_parametrized=id(chain.original) not in multiplied)
+        multiplied.add(id(chain.original))
         prefix = places[id(module)]
         for name in sorted(module._parameters, key=lambda name: order.get(f"{prefix}.{name}".lstrip("."), -1)):
             module._parameters[name] = module._parameters.pop(name)  # the order by which an optimizer's state counts
@@ -149,12 +150,3 @@ def holders(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
         for key, tensor in (*holder._parameters.items(), *holder._buffers.items())
         if tensor is wanted and tensor is not None
     ]
-
-
-def _gated(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Yield (module, attribute, raw weight) wherever a gate stands."""
-    for module in model.modules():
-        if parametrize.is_parametrized(module):
-            for leaf, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
-                if any(isinstance(step, ReaderGate) for step in chain):
-                    yield module, leaf, chain.original

@@ -14,6 +14,7 @@ from edgel0.errors import BudgetError
 from edgel0.floors import Floor, foremost, per_unit
 from edgel0.gates import Gates
 from edgel0.limits import Limits, Quantity
+from edgel0.sharding import spread
 
 
 class Budget:
@@ -96,29 +97,48 @@ class Budget:
         return {m: d + done * (min(self.limits.maximum[m], d) - d) for m, d in self.limits.dense.items()}
 
     def expected(self) -> dict[str, Tensor]:
-        """Return the expected cost of each limited metric under P(z != 0), differentiable.
-
-        Of a group with a floor so many gates, the most probable, take no part in the gradient: what must stay is not
-        pushed to close.
-        """
-        probability = self.gates.probability()
+        """Return the expected cost of each limited metric under P(z != 0)."""
         self._follow()
-        if self._floor is not None:
-            stays = foremost(probability.detach(), *self._floor)
-            probability = torch.where(stays, probability.detach(), probability)
-        alive = torch.cat([probability.new_ones(1), probability]).double()
+        alive = _alive(self.gates.probability())
         return {metric: total(alive) for metric, total in self._costs.items()}
 
     def penalty(self) -> Tensor:
-        """Sum of multiplier times relative violation, to be added to the loss."""
-        targets = self.targets()
-        total = torch.zeros((), dtype=torch.float32, device=self.gates.log_alpha.device)
-        for metric, cost in self.expected().items():
-            violation = cost / targets[metric] - 1
-            self._violations[metric] = float(violation.detach())
-            if self.multipliers[metric]:
-                total = total + (self.multipliers[metric] * violation).float()
-        return total
+        """Sum of multiplier times relative violation, to be added to the loss.
+
+        Of a group with a floor so many gates, the most probable, get no gradient: what must stay is not pushed to
+        close.
+        """
+        probability = self.gates.probability()
+        value, slope = self._evaluate(probability.detach())
+        penalty = torch.tensor(value, dtype=torch.float32, device=probability.device)
+        return penalty if slope is None else penalty + (slope * (probability - probability.detach())).sum()
+
+    def pull(self) -> Tensor | None:
+        """Return the gradient of :meth:`penalty` with respect to ``log_alpha``, None where nothing pulls."""
+        with torch.no_grad():
+            probability = self.gates.probability()
+            _, slope = self._evaluate(probability)
+            if slope is None:
+                return None
+            return spread(slope * probability * (1 - probability), self.gates.log_alpha)
+
+    def _evaluate(self, probability: Tensor) -> tuple[float, Tensor | None]:
+        """Return the penalty, and its gradient with respect to P(z != 0), ``(units,)``; note the violations."""
+        self._follow()
+        targets, alive = self.targets(), _alive(probability)
+        penalty, pull = 0.0, None
+        for metric, total in self._costs.items():
+            multiplier = self.multipliers[metric]
+            cost, slope = total.slope(alive) if multiplier else (total(alive), None)
+            violation = float(cost) / targets[metric] - 1
+            self._violations[metric] = violation
+            if slope is not None:
+                penalty += multiplier * violation
+                slope = slope[1:] * (multiplier / targets[metric])
+                pull = slope if pull is None else pull + slope
+        if pull is not None and self._floor is not None:
+            pull = pull.masked_fill(foremost(probability, *self._floor), 0)
+        return penalty, None if pull is None else pull.float()
 
     def step(self) -> None:
         """Move multipliers and target by one step, and keep ``log_alpha`` within its range."""
@@ -140,3 +160,8 @@ class Budget:
         self.at = int(state["at"])
         self.multipliers = {metric: float(state["multipliers"][metric]) for metric in self.multipliers}
         self._violations = {metric: float(state["violations"][metric]) for metric in self._violations}
+
+
+def _alive(probability: Tensor) -> Tensor:
+    """Put the pinned rest, which is there for certain, before the units' probabilities."""
+    return torch.cat([probability.new_ones(1), probability]).double()

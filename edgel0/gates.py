@@ -6,12 +6,13 @@ the reader (bias, normalisation, padding, sigmoid) keeps its value, and removing
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from edgel0.capturing import unwrap
 from edgel0.concrete import BETA, log_alpha_of, median_gate, probability_open, sample
@@ -21,6 +22,7 @@ from edgel0.sharding import whole
 from edgel0.types import Coupling
 
 NAME = "edgel0_gates"
+SPREAD = 64  # a gate is repeated for up to so many elements behind its axis, a kernel's, say: long rows multiply faster
 
 
 class Gates(nn.Module):
@@ -38,6 +40,7 @@ class Gates(nn.Module):
     seed: Tensor
     draws: Tensor
     words: Tensor
+    order: Tensor
     waiting: Tensor
     idle: bool  # in the present forward every gate is 1 and learns nothing
 
@@ -51,12 +54,15 @@ class Gates(nn.Module):
         self.register_buffer("seed", torch.tensor(torch.initial_seed() & WORD))
         self.register_buffer("draws", torch.tensor(0))
         self.register_buffer("words", words(coupling.units), persistent=False)
+        self.register_buffer("order", torch.zeros(0, dtype=torch.int64), persistent=False)
         self.register_buffer("waiting", torch.tensor(False), persistent=False)
+        self.sizes: list[int] = []  # of each reader's part of ``order``
         self.held = False
         self.coupling = coupling
         self._settled = False  # what ``fixed`` says, for a forward that must not wait for a device
         self._full = True  # and whether ``mask`` is True everywhere
         self._drawn: Tensor | None = None
+        self._parts: tuple[Tensor, ...] = ()  # of what was drawn, one per reader
 
     @property
     def held(self) -> bool:
@@ -85,6 +91,25 @@ class Gates(nn.Module):
             return self._drawn
         return self._with_pinned(self._still())
 
+    def values_at(self, reader: ReaderGate) -> Tensor:
+        """Present values at one reader: one per unit of its ``index``, or ``reader.spread`` of each."""
+        if self.training and self._drawn is not None:
+            return self._parts[reader.slot]
+        return self.values().index_select(0, reader.index)
+
+    def seat(self, model: nn.Module) -> None:
+        """See which gates the readers in ``model`` want, to hand out all of them by one operator."""
+        readers: list[ReaderGate] = []
+        for _, _, chain in gated_weights(model):
+            for gate in chain:
+                if isinstance(gate, ReaderGate):
+                    gate.slot = len(readers)
+                    gate.spread = chain.original.shape[gate.axis + 1 :].numel()
+                    gate.spread = gate.spread if gate.spread <= SPREAD else 1
+                    readers.append(gate)
+        orders = [gate.index.repeat_interleave(gate.spread) for gate in readers]
+        self.order, self.sizes = torch.cat(orders), [order.numel() for order in orders]
+
     def draw(self) -> None:
         """Sample all gates for one forward, in training; shared by every reader of a unit."""
         connected = self.log_alpha.requires_grad and dist.is_available() and dist.is_initialized()
@@ -95,7 +120,7 @@ class Gates(nn.Module):
             still = self.mask.float() if self._settled else torch.ones_like(self.mask, dtype=torch.float32)
             if connected:
                 still = still + 0 * whole(self.log_alpha)  # DistributedDataParallel waits for every gradient
-            self._drawn = self._with_pinned(still)
+            self._set(still)
         else:
             if torch.compiler.is_compiling():
                 self.draws += 1
@@ -105,7 +130,7 @@ class Gates(nn.Module):
                     self.draws += 1
                 # else this forward is repeated in a backward, by gradient checkpointing, and has its noise again
                 u = uniform(self.words, self.seed, self.draws)
-            self._drawn = self._with_pinned(sample(whole(self.log_alpha, averaged=True), u, self.temperature))
+            self._set(sample(whole(self.log_alpha, averaged=True), u, self.temperature))
 
     def fix(self, mask: Tensor) -> None:
         """From now on gates are exactly ``mask``, a bool tensor of shape ``(units,)``."""
@@ -115,9 +140,10 @@ class Gates(nn.Module):
         self.log_alpha.requires_grad_(dist.is_available() and dist.is_initialized())
         self._drawn = None
 
-    def follow(self, coupling: Coupling) -> None:
+    def follow(self, coupling: Coupling, model: nn.Module) -> None:
         """Belong to the smaller model that :func:`edgel0.shrink_` made."""
         self.coupling, self._drawn, self._full = coupling, None, bool(self.mask.all())
+        self.seat(model)
 
     def synchronize(self) -> None:
         """Take the noise of rank 0, in a distributed run; DistributedDataParallel does so by itself."""
@@ -144,6 +170,10 @@ class Gates(nn.Module):
         # An AveragedModel has the buffers of the model that it follows, and is told nothing else.
         median = torch.where(self.waiting, torch.ones_like(median), median)
         return torch.where(self.fixed, self.mask.float(), median)
+
+    def _set(self, z: Tensor) -> None:
+        self._drawn = self._with_pinned(z)
+        self._parts = torch.split(self._drawn.index_select(0, self.order), self.sizes)
 
     @staticmethod
     def _with_pinned(z: Tensor) -> Tensor:
@@ -174,8 +204,8 @@ class Gates(nn.Module):
             assert buffer is not None
             twin.register_buffer(name, buffer.clone(), persistent=name not in self._non_persistent_buffers_set)
         twin.held, twin.coupling, twin.training = self.held, self.coupling, self.training
-        twin.temperature = self.temperature
-        twin._settled, twin._full, twin._drawn = self._settled, self._full, None
+        twin.temperature, twin.sizes = self.temperature, self.sizes
+        twin._settled, twin._full, twin._drawn, twin._parts = self._settled, self._full, None, ()
         return twin
 
 
@@ -189,22 +219,26 @@ class ReaderGate(nn.Module):
         self._gates = [gates]  # in a list: the gates belong to the model, not to each of their readers
         self.axis = axis
         self.register_buffer("index", index, persistent=False)
-        self.look()
-
-    def look(self) -> None:
-        """See whether ``index`` is a range, of which the gates are a slice: that costs less than choosing them."""
-        numbers = self.index.cpu()
-        first, count = int(numbers[0]), numbers.numel()
-        self.range = (first, count) if torch.equal(numbers, torch.arange(first, first + count)) else None
+        self.slot, self.spread = 0, 1  # both by Gates.seat
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the gated weight, of the same shape."""
         gates = self._gates[0]
         if gates.training and gates.idle:
             return weight
-        z = gates.values()
-        z = z.index_select(0, self.index) if self.range is None else z.narrow(0, *self.range)
-        return weight * z.to(weight.dtype).reshape([-1 if i == self.axis else 1 for i in range(weight.dim())])
+        z = gates.values_at(self).to(weight.dtype)
+        count, within = self.index.numel(), weight.shape[self.axis + 1 :]
+        around = [1] * len(within) if z.numel() == count else within
+        return weight * z.view(*[1] * self.axis, count, *around)
+
+
+def gated_weights(model: nn.Module) -> Iterator[tuple[nn.Module, str, parametrize.ParametrizationList]]:
+    """Yield (module, attribute, what is done to the weight) wherever a gate stands."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            for leaf, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+                if any(isinstance(step, ReaderGate) for step in chain):
+                    yield module, leaf, chain
 
 
 def draw(module: nn.Module, args: Any) -> None:

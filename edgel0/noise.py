@@ -7,8 +7,13 @@ second run of a forward that gradient checkpointing repeats. A function of a cou
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 from torch import Tensor
+
+Word = TypeVar("Word", int, np.ndarray, Tensor)
 
 WORD = 0xFFFFFFFF
 STEPS = ((16, 0x21F0AAAD), (15, 0x735A2D97), (15, 1))  # shift, factor; the factors keep a product within 63 bits
@@ -24,8 +29,11 @@ def uniform(units: Tensor, seed: Tensor, draw: Tensor) -> Tensor:
 
     ``seed`` and ``draw`` are int64 scalars. The numbers are the midpoints of 2^23 equal steps: none is 0 or 1.
     """
-    bits = _mixed(units ^ _mixed(draw + _mixed(seed)))
-    return ((bits >> 9).float() + 0.5) * 2.0**-23
+    if units.device.type == "cpu" and not torch.compiler.is_compiling():  # NumPy has less to do around the arithmetic
+        bits = torch.from_numpy(_mixed(units.numpy() ^ _mixed(int(draw) + _mixed(int(seed)))))
+    else:
+        bits = _mixed(units ^ _mixed(draw + _mixed(seed)))
+    return (bits >> 9).float().add_(0.5).mul_(2.0**-23)
 
 
 @torch.library.custom_op("edgel0::uniform", mutates_args=())
@@ -43,8 +51,8 @@ def _(units: Tensor, seed: Tensor, draw: Tensor) -> Tensor:
     return torch.empty_like(units, dtype=torch.float32)
 
 
-def _mixed(value: Tensor) -> Tensor:
-    """Scatter int64 values over 32 bits: each bit of the argument turns about half of the bits of the result."""
+def _mixed(value: Word) -> Word:
+    """Scatter integers over 32 bits: each bit of the argument turns about half of the bits of the result."""
     value = (value + 0x3C6EF35F) & WORD  # zero would stay zero
     for shift, factor in STEPS:
         value = ((value ^ (value >> shift)) * factor) & WORD

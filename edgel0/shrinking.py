@@ -96,10 +96,7 @@ def shrink_(
         state[key] = smaller
     set_(model, settings)
     if has_gates(model):
-        gates_of(model).follow(coupling)
-        for module in model.modules():
-            if isinstance(module, ReaderGate):
-                module.look()
+        gates_of(model).follow(coupling, model)
     return coupling
 
 

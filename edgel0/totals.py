@@ -2,7 +2,7 @@
 
 A *live count* is how many units live on an axis. Whatever is evaluated takes ``alive``, float64 of shape ``(units +
 1,)``: 1 or 0 per unit, or P(z != 0); entry 0 is the pinned rest and 1. With a mask it gives that mask's cost, with
-probabilities an expectation that is differentiable in them.
+probabilities an expectation. Gradients are worked out here: a tape would take longer than what is on it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Total(Protocol):
         """Evaluate for ``alive`` of shape ``(units + 1,)``; a scalar."""
         ...
 
+    def slope(self, alive: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what a call returns and its gradient, ``(units + 1,)``."""
+        ...
+
     def to(self, device: torch.device) -> Total:
         """Move to a device."""
         ...
@@ -45,8 +49,8 @@ class Total(Protocol):
 class Sum:
     """A sum of products over live counts, ready to be evaluated on many masks or probabilities.
 
-    ``units`` and ``rows`` list (unit, row) pairs: row ``r`` is the live count of one axis. ``factors`` holds the rows
-    of each product, filled up with the last row, which is always 1.
+    ``units`` and ``rows`` list (unit, row) pairs: row ``r`` is the live count of one axis. ``factors``, ``(width,
+    products)``, holds the rows of each product, filled up with the last row, which is always 1.
     """
 
     units: torch.Tensor
@@ -61,9 +65,32 @@ class Sum:
 
     def each(self, alive: torch.Tensor) -> torch.Tensor:
         """Evaluate every product, ``(products,)``."""
+        value = self.scales
+        for column in self._columns(alive):
+            value = value * column
+        return value
+
+    def slope(self, alive: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum and its gradient; the products may have ``weights``, ``(products,)``."""
+        value = self.scales if weights is None else self.scales * weights
+        columns = self._columns(alive)
+        others = []  # of each factor: the product of all that stand before it, then of all others
+        for column in columns:
+            others.append(value)
+            value = value * column
+        behind = None
+        for at in reversed(range(len(columns))):
+            others[at] = others[at] if behind is None else others[at] * behind
+            behind = columns[at] if behind is None else behind * columns[at]
+        change = alive.new_zeros(self.height + 1)
+        if others:
+            change.index_add_(0, self.factors.flatten(), torch.cat(others))
+        return value.sum(), torch.zeros_like(alive).index_add_(0, self.units, change[self.rows])
+
+    def _columns(self, alive: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the first factor of every product, the second, and so on, each ``(products,)``."""
         counts = alive.new_zeros(self.height).index_add(0, self.rows, alive[self.units])
-        counts = torch.cat([counts, counts.new_ones(1)])
-        return self.scales.to(alive.dtype) * counts[self.factors].prod(1)
+        return torch.cat([counts, counts.new_ones(1)])[self.factors].unbind()
 
     def to(self, device: torch.device) -> Sum:
         """Move to a device."""
@@ -92,6 +119,17 @@ class Peak:
         change = change.index_add(0, self.ends + 1, -values)
         return change.cumsum(0).max()
 
+    def slope(self, alive: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the peak and its gradient."""
+        values = self.terms.each(alive)
+        change = values.new_zeros(self.length + 1)
+        change.index_add_(0, self.begins, values).index_add_(0, self.ends + 1, values, alpha=-1)
+        heights = change.cumsum(0)
+        peak = heights.max()
+        highest = (heights == peak).to(values.dtype)
+        before = torch.cat([highest.new_zeros(1), highest.cumsum(0)])
+        return peak, self.terms.slope(alive, (before[self.ends + 1] - before[self.begins]) / highest.sum())[1]
+
     def to(self, device: torch.device) -> Peak:
         """Move to a device."""
         return Peak(self.terms.to(device), self.begins.to(device), self.ends.to(device), self.length)
@@ -114,7 +152,7 @@ def compile_sum(products: Sequence[Product]) -> Sum:
         torch.from_numpy(where.astype(np.int64)),
         len(rows),
         torch.tensor([p.scale for p in products], dtype=torch.float64),
-        torch.tensor(factors, dtype=torch.int64).reshape(len(products), width),
+        torch.tensor(factors, dtype=torch.int64).reshape(len(products), width).t().contiguous(),
     )
 
 

@@ -117,6 +117,9 @@ def test_penalty_and_its_gradient_by_hand():
     penalty.backward()
     gradient = (2.0 * 5 / 7 + 0.5 * 6 / 10) * p * (1 - p)
     torch.testing.assert_close(gates.log_alpha.grad, gradient, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(budget.pull(), gradient, rtol=1e-5, atol=1e-6)
+    budget.multipliers = {"macs": 0.0, "params": 0.0}
+    assert budget.pull() is None  # an optimizer with momentum would move at a gradient of zero, too
 
 
 def test_only_the_exceeded_limit_pushes():

@@ -244,14 +244,12 @@ def test_the_smallest_peak_against_all_masks():
 
 def test_peak_is_a_maximum_of_sums_and_its_gradient_that_of_the_largest():
     total = peak(trace(two_layers(), torch.zeros(1, 3)))
-    alive = torch.tensor([1, 0.9, 0.8, 0.3, 0.2], dtype=torch.float64, requires_grad=True)  # 2.2 units: 3 + 2.2 is most
-    value = total(alive)
+    value, slope = total.slope(torch.tensor([1, 0.9, 0.8, 0.3, 0.2], dtype=torch.float64))  # 2.2 units: 3 + 2.2 is most
     assert value.item() == pytest.approx(4 * 5.2)
-    value.backward()
-    assert alive.grad.tolist() == [0, 4, 4, 4, 4]
-    alive = torch.tensor([1, 0.9, 0.9, 0.9, 0.8], dtype=torch.float64, requires_grad=True)  # 3.5: twice 3.5 is most
-    total(alive).backward()
-    assert alive.grad.tolist() == [0, 8, 8, 8, 8]
+    assert slope.tolist() == [0, 4, 4, 4, 4]
+    value, slope = total.slope(torch.tensor([1, 0.9, 0.9, 0.9, 0.8], dtype=torch.float64))  # 3.5: twice 3.5 is most
+    assert value.item() == pytest.approx(4 * 7)
+    assert slope.tolist() == [0, 8, 8, 8, 8]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -259,16 +257,29 @@ def test_gradient_of_the_peak_is_the_difference(seed):
     drawn = seeded(seed)[1]
     coupling = trace(drawn.model.double(), drawn.example)
     total, rng = peak(coupling), np.random.default_rng(seed)
-    p = torch.from_numpy(np.append(1.0, rng.uniform(0.2, 0.9, coupling.units))).requires_grad_()
-    value = total(p)
-    value.backward()
-    with torch.no_grad():
-        for unit in range(1, coupling.units + 1):
-            step = torch.zeros_like(p)
-            step[unit] = 1e-6
-            slopes = [float((total(p + way * step) - value) / (way * 1e-6)) for way in (1, -1)]
-            low, high = min(slopes) - 1e-3, max(slopes) + 1e-3  # between both where points are equal
-            assert low <= float(p.grad[unit]) <= high
+    p = torch.from_numpy(np.append(1.0, rng.uniform(0.2, 0.9, coupling.units)))
+    value, slope = total.slope(p)
+    for unit in range(1, coupling.units + 1):
+        step = torch.zeros_like(p)
+        step[unit] = 1e-6
+        slopes = [float((total(p + way * step) - value) / (way * 1e-6)) for way in (1, -1)]
+        low, high = min(slopes) - 1e-3, max(slopes) + 1e-3  # between both where points are equal
+        assert low <= float(slope[unit]) <= high
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_slopes_are_those_of_automatic_differentiation(seed):
+    drawn = seeded(seed)[1]
+    coupling = trace(drawn.model.double(), drawn.example)
+    rng = np.random.default_rng(seed)
+    for total in (*sums(coupling).values(), peak(coupling)):
+        for shares in (rng.uniform(0.2, 0.9, coupling.units), np.ones(coupling.units), np.zeros(coupling.units)):
+            alive = torch.from_numpy(np.append(1.0, shares)).requires_grad_()
+            value = total(alive) + 0 * alive.sum()  # what does not depend on any unit has no tape
+            (wanted,) = torch.autograd.grad(value, alive)
+            found, slope = total.slope(alive.detach())
+            torch.testing.assert_close(found, value.detach(), rtol=1e-12, atol=0)
+            torch.testing.assert_close(slope, wanted, rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(12))
