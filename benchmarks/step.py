@@ -3,9 +3,10 @@
 ``python -m benchmarks.step`` times pairs of steps in alternating order on ResNet-8 and on torchvision's MobileNetV2 and
 prints a JSON line per network: milliseconds, and percentiles of the ratio within a pair. The gated step is all that
 training asks for: forward and backward through the gates, the budget's penalty, the gates' own optimizer
-(``Schedule.step``); the plain one has ``optimizer.step``. ``--whole`` times a whole run to a quarter of the MACs, in
-which the network shrinks, beside as many epochs of the plain one, epoch by epoch in alternating order. ``--store
-FILE.md`` writes the tables.
+(``Schedule.step``); the plain one has ``optimizer.step``. Both in a process that keeps its memory, as ``edgel0 run``
+does (:mod:`edgel0.heap`): otherwise page faults, a third of the small network's time, drown the difference. ``--whole``
+times a whole run to a quarter of the MACs, in which the network shrinks, beside as many epochs of the plain one, epoch
+by epoch in alternating order. ``--store FILE.md`` writes the tables.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks.zoo import torchvision_models
 from edgel0 import Budget, Schedule, __version__, attach
 from edgel0.cost import cost_of
 from edgel0.gates import gates_of
+from edgel0.heap import keep
 from edgel0.staging import write
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # name -> (network, side of its images, classes)
@@ -263,6 +265,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    keep()
     rows = []
     for row in rows_of(options):
         rows.append(row)

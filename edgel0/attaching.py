@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgel0.capturing import Example, unwrap
@@ -43,6 +43,18 @@ class Lists:
         """Forward hook."""
         for attribute, at, leaf in self.places:
             getattr(module, attribute)[at] = module.parametrizations[leaf].original  # type: ignore[union-attr, index]
+
+
+class Chain(parametrize.ParametrizationList):
+    """What is done to one gated weight: what torch's own list does, without asking for the name of each next step."""
+
+    def forward(self) -> Tensor:
+        """Return the gated weight."""
+        weight: Tensor = self.original
+        for gate in self._modules.values():
+            assert gate is not None
+            weight = gate(weight)
+        return weight
 
 
 def attach(
@@ -102,6 +114,7 @@ def attach(
             gates.to(weight.device)
             gate = ReaderGate(gates, reader.axis, torch.from_numpy(reader.units).to(weight.device))
             parametrize.register_parametrization(module, leaf, gate, unsafe=True)
+            module.parametrizations[leaf].__class__ = Chain  # type: ignore[index]
     gates.seat(model)
     for module, kept in lists.items():
         if kept.places:

@@ -66,10 +66,12 @@ def run(
     need("torch", "train")
     from edgel0.checks.formats import FORMATS
     from edgel0.checks.verdict import exit_code
+    from edgel0.heap import keep
     from edgel0.report.progress import Watch
     from edgel0.report.text import summary
     from edgel0.running import run as run_recipe
 
+    keep()
     console = _console()
     with Watch(console) as watch:
         outcome = run_recipe(asked, out=out, data_path=data, fresh=fresh, progress=watch.tick, say=watch.say)

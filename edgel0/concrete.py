@@ -18,7 +18,7 @@ def stretch(s: Tensor) -> Tensor:
 
 def sample(log_alpha: Tensor, u: Tensor, beta: float = BETA) -> Tensor:
     """Draw z from uniform ``u`` in (0, 1), of the shape of ``log_alpha`` (equation 10)."""
-    return stretch(torch.sigmoid((torch.logit(u) + log_alpha) / beta))
+    return stretch(torch.sigmoid(torch.add(torch.logit(u) / beta, log_alpha, alpha=1 / beta)))
 
 
 def probability_open(log_alpha: Tensor, beta: float = BETA) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from edgel0.capturing import unwrap
 from edgel0.concrete import BETA, log_alpha_of, median_gate, probability_open, sample
 from edgel0.errors import UsageError
-from edgel0.noise import WORD, uniform, uniform_once, words
+from edgel0.noise import WORD, Ahead, uniform, uniform_once, words
 from edgel0.sharding import whole
 from edgel0.types import Coupling
 
@@ -61,6 +61,7 @@ class Gates(nn.Module):
         self.coupling = coupling
         self._settled = False  # what ``fixed`` says, for a forward that must not wait for a device
         self._full = True  # and whether ``mask`` is True everywhere
+        self._ahead = Ahead()
         self._drawn: Tensor | None = None
         self._parts: tuple[Tensor, ...] = ()  # of what was drawn, one per reader
 
@@ -122,15 +123,7 @@ class Gates(nn.Module):
                 still = still + 0 * whole(self.log_alpha)  # DistributedDataParallel waits for every gradient
             self._set(still)
         else:
-            if torch.compiler.is_compiling():
-                self.draws += 1
-                u = uniform_once(self.words, self.seed, self.draws)
-            else:
-                if torch._C._current_graph_task_id() == -1:
-                    self.draws += 1
-                # else this forward is repeated in a backward, by gradient checkpointing, and has its noise again
-                u = uniform(self.words, self.seed, self.draws)
-            self._set(sample(whole(self.log_alpha, averaged=True), u, self.temperature))
+            self._set(sample(whole(self.log_alpha, averaged=True), self._noise(), self.temperature))
 
     def fix(self, mask: Tensor) -> None:
         """From now on gates are exactly ``mask``, a bool tensor of shape ``(units,)``."""
@@ -143,6 +136,7 @@ class Gates(nn.Module):
     def follow(self, coupling: Coupling, model: nn.Module) -> None:
         """Belong to the smaller model that :func:`edgel0.shrink_` made."""
         self.coupling, self._drawn, self._full = coupling, None, bool(self.mask.all())
+        self._ahead = Ahead()
         self.seat(model)
 
     def synchronize(self) -> None:
@@ -170,6 +164,18 @@ class Gates(nn.Module):
         # An AveragedModel has the buffers of the model that it follows, and is told nothing else.
         median = torch.where(self.waiting, torch.ones_like(median), median)
         return torch.where(self.fixed, self.mask.float(), median)
+
+    def _noise(self) -> Tensor:
+        if torch.compiler.is_compiling():
+            self.draws += 1
+            once: Tensor = uniform_once(self.words, self.seed, self.draws)
+            return once
+        if torch._C._current_graph_task_id() == -1:
+            self.draws += 1
+        # else this forward is repeated in a backward, by gradient checkpointing, and has its noise again
+        if self.words.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._ahead.uniform(self.words, int(self.seed), int(self.draws))
+        return uniform(self.words, self.seed, self.draws)
 
     def _set(self, z: Tensor) -> None:
         self._drawn = self._with_pinned(z)
@@ -204,7 +210,7 @@ class Gates(nn.Module):
             assert buffer is not None
             twin.register_buffer(name, buffer.clone(), persistent=name not in self._non_persistent_buffers_set)
         twin.held, twin.coupling, twin.training = self.held, self.coupling, self.training
-        twin.temperature, twin.sizes = self.temperature, self.sizes
+        twin.temperature, twin.sizes, twin._ahead = self.temperature, self.sizes, Ahead()
         twin._settled, twin._full, twin._drawn, twin._parts = self._settled, self._full, None, ()
         return twin
 

@@ -49,8 +49,8 @@ class Total(Protocol):
 class Sum:
     """A sum of products over live counts, ready to be evaluated on many masks or probabilities.
 
-    ``units`` and ``rows`` list (unit, row) pairs: row ``r`` is the live count of one axis. ``factors``, ``(width,
-    products)``, holds the rows of each product, filled up with the last row, which is always 1.
+    ``units`` and ``rows`` list (unit, row) pairs: row ``r`` of ``height`` is the live count of one axis. ``factors``,
+    ``(width, products)``, holds the rows of each product, filled up with the last row, of the pinned rest alone.
     """
 
     units: torch.Tensor
@@ -82,7 +82,7 @@ class Sum:
         for at in reversed(range(len(columns))):
             others[at] = others[at] if behind is None else others[at] * behind
             behind = columns[at] if behind is None else behind * columns[at]
-        change = alive.new_zeros(self.height + 1)
+        change = alive.new_zeros(self.height)
         if others:
             change.index_add_(0, self.factors.flatten(), torch.cat(others))
         return value.sum(), torch.zeros_like(alive).index_add_(0, self.units, change[self.rows])
@@ -90,7 +90,7 @@ class Sum:
     def _columns(self, alive: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the first factor of every product, the second, and so on, each ``(products,)``."""
         counts = alive.new_zeros(self.height).index_add(0, self.rows, alive[self.units])
-        return torch.cat([counts, counts.new_ones(1)])[self.factors].unbind()
+        return counts[self.factors].unbind()
 
     def to(self, device: torch.device) -> Sum:
         """Move to a device."""
@@ -145,12 +145,13 @@ def compile_sum(products: Sequence[Product]) -> Sum:
             pairs.append((labels.units, rows[labels]))
     width = max((len(p.axes) for p in products), default=0)
     factors = [[rows[x] for x in p.axes] + [len(rows)] * (width - len(p.axes)) for p in products]
-    units = np.concatenate([u for u, _ in pairs]) if pairs else np.zeros(0, np.int64)
-    where = np.concatenate([np.full(u.size, r) for u, r in pairs]) if pairs else np.zeros(0, np.int64)
+    pairs.append((np.zeros(1, np.int64), len(rows)))
+    units = np.concatenate([u for u, _ in pairs])
+    where = np.concatenate([np.full(u.size, r) for u, r in pairs])
     return Sum(
         torch.from_numpy(units.astype(np.int64)),
         torch.from_numpy(where.astype(np.int64)),
-        len(rows),
+        len(rows) + 1,
         torch.tensor([p.scale for p in products], dtype=torch.float64),
         torch.tensor(factors, dtype=torch.int64).reshape(len(products), width).t().contiguous(),
     )

@@ -14,7 +14,7 @@ import edgel0
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgel0"
 ORDER = """
-    errors types quantities naming importing staging refusing explaining preserving capturing units rules moving
+    errors heap types quantities naming importing staging refusing explaining preserving capturing units rules moving
     mixing flow excluding tracing totals cost reaching floors closing limits noise concrete sharding gates attaching
     budget masks ranking resizing slimming fitting shrinking scheduling callbacks exporters devices checks samples
     checkpoints recipe inspecting distilling training results report running cli
