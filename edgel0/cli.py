@@ -133,25 +133,75 @@ def inspect(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="A .pt2 that edgel0 saved.")],
-    files: Annotated[list[Path], typer.Argument(help="Files to write: .onnx, .tflite or .pt2.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A .pt2, or PATH:OBJECT as for inspect, which is written as it is."),
+    ],
+    files: Annotated[list[Path] | None, typer.Argument(help="Files to write: .onnx, .tflite or .pt2.")] = None,
+    to: Annotated[str, typer.Option(help="Formats, as in onnx,tflite: files named after the model, here.")] = "",
+    quantize: Annotated[
+        str, typer.Option(help="float32, float16, weight_only_wi8_afp32, dynamic_wi8_afp32 or static_wi8_ai8.")
+    ] = "float32",
     layout: Annotated[str, typer.Option(help="nchw, or nhwc for channels-last inputs (TFLite).")] = "nchw",
+    calibrate: Annotated[
+        Path | None, typer.Option(help=".npy or .npz of real samples: ranges of activations, and what is compared.")
+    ] = None,
+    verify: Annotated[int, typer.Option(min=1, help="Samples of them on which each file is compared.")] = 100,
+    input: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]SHAPE[:DTYPE[:BELOW]]", help="An input, as for inspect.")
+    ] = None,
 ) -> None:
-    """Write a slimmed program in other formats, each proven equal in its own runtime."""
+    """Write a model in other formats and precisions, each proven equal in its own runtime."""
     from edgel0.errors import need
 
     need("torch", "train")
-    from edgel0.exporters.loading import load
+    from edgel0.exporters.calibration import read_samples, spread_out
     from edgel0.exporters.writing import export as write
 
     console = _console()
-    slimmed = load(model)
-    for file in files:
-        with console.status(f"exporting {file.name}"):
-            artifact = write(slimmed, file, layout=layout)
+    with console.status(f"reading {model}"), contextlib.redirect_stdout(sys.stderr):
+        slimmed, name = _program(model, input)
+    suffix = "" if quantize == "float32" else f".{quantize}"
+    targets = [*(files or []), *(Path(f"{name}{suffix}.{kind.strip().lstrip('.')}") for kind in to.split(",") if kind)]
+    if not targets:
+        raise UsageError("there is no file to write; name some (model.onnx), or formats: --to onnx,tflite.")
+    samples = None if calibrate is None else read_samples(calibrate, slimmed.program)
+    for file in targets:
+        with console.status(f"exporting {file.name}") as status:
+            artifact = write(
+                slimmed,
+                file,
+                inputs=samples and spread_out(samples, verify),
+                layout=layout if file.suffix == ".tflite" else "nchw",
+                precision=quantize,
+                calibrate=samples,
+                progress=status.update,
+            )
         parity = artifact.parity
         within = f", within {parity.max_abs:.1e} on {parity.samples} samples" if parity else ""
         console.print(f"{file}: {artifact.bytes:,} B ({artifact.bytes / 1024:.1f} KiB){within}", soft_wrap=True)
+
+
+def _program(model: str, input: list[str] | None) -> tuple[Any, str]:
+    """Return the program that a .pt2 holds, or that of a module as it is, and a name for files made of it."""
+    if Path(model).suffix in (".onnx", ".tflite"):
+        raise UsageError(f"{model} is a finished file, which edgel0 measures (profile) and checks; export the model.")
+    if ":" not in model:
+        from edgel0.exporters.loading import load
+
+        return load(model), Path(model).stem
+    import numpy as np
+
+    from edgel0.inspecting import example_of, model_of
+    from edgel0.slimming import slim
+    from edgel0.tracing import trace
+    from edgel0.types import Masks
+
+    made, example = model_of(model, Path())
+    if input or example is None:
+        example = example_of(input or ["1x3x224x224"], made)
+    coupling = trace(made.eval(), example)
+    return slim(made, Masks(coupling, np.ones(coupling.units + 1, bool), "dense")), model.rpartition(":")[2]
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 from edgel0.checks.config import read_limits
 from edgel0.checks.source import Source, read_source
 from edgel0.errors import BudgetError, nearest
+from edgel0.exporters.precision import SMALLER
 from edgel0.importing import load_function
 from edgel0.quantities import Kind, parse_limit
 from edgel0.types import Limit
@@ -103,11 +104,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Exports:
-    """Which files to write for the dense and for the slim model, by suffix."""
+    """Which files to write for the dense and for the slim model, by suffix, and for the slim one in which precisions.
+
+    ``verify`` is the number of test samples that they are compared on, ``calibrate`` that of the training samples that
+    integer activations get their ranges from.
+    """
 
     formats: tuple[str, ...] = field(default=("onnx", "tflite"), metadata={"choices": ("onnx", "tflite", "pt2")})
     layout: str = field(default="nchw", metadata={"choices": ("nchw", "nhwc")})
     verify: int = _bounded(1000, 1)
+    quantize: tuple[str, ...] = field(default=(), metadata={"choices": SMALLER})
+    calibrate: int = _bounded(256, 1)
+
+    def quantized(self) -> list[tuple[str, str]]:
+        """Return (name of the slim file, precision) of each file beside those in float32."""
+        kinds = [kind for kind in self.formats if kind != "pt2"]
+        return [(f"slim.{precision}.{kind}", precision) for kind in kinds for precision in self.quantize]
 
 
 @dataclass(frozen=True)
@@ -185,6 +197,7 @@ def read_recipe(path: str | Path) -> Recipe:
     if not recipe.limits.within and all(getattr(recipe.limits, name) is None for name in kinds):
         raise source.error("limits", f"no limit was found; write [limits] with one of {', '.join(kinds)}, or within")
     made = [f"{which}.{kind}" for which in ("dense", "slim") for kind in recipe.export.formats]
+    made += [name for name, _ in recipe.export.quantized()]
     for number, limit in enumerate(recipe.budgets):
         if limit.path not in made:
             text = f"this run does not make {limit.path!r}; it makes {', '.join(made)}{nearest(limit.path, made)}"
@@ -227,7 +240,7 @@ def _table(source: Source, key: str, kind: Any) -> Any:
         elif kind is Limits and name in READERS:
             values[name] = READERS[name](source, address, value)
         elif isinstance(spec.default, tuple):
-            values[name] = _choices(source, address, value, spec.metadata["choices"])
+            values[name] = _choices(source, address, value, spec.metadata["choices"], none=not spec.default)
         elif isinstance(spec.default, bool):
             values[name] = _switch(source, address, value)
         elif "reference" in spec.metadata:
@@ -302,8 +315,8 @@ def _number(source: Source, address: str, value: Any, kind: type, least: float, 
     return kind(value)
 
 
-def _choices(source: Source, address: str, value: Any, known: tuple[str, ...]) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
+def _choices(source: Source, address: str, value: Any, known: tuple[str, ...], none: bool = False) -> tuple[str, ...]:
+    if not isinstance(value, list) or not (value or none):
         raise source.error(address, f"{value!r} was found where a list of {', '.join(known)} is needed")
     for item in value:
         if item not in known:

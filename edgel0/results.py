@@ -29,15 +29,17 @@ def result_of(
     parity: Mapping[str, Parity],
     measured: Mapping[str, Measurement],
 ) -> dict[str, Any]:
-    """Return the content of ``result.json``, plain JSON values; the four mappings are by ``dense`` and ``slim``.
+    """Return the content of ``result.json``, plain JSON values; mappings are by ``dense`` and ``slim``.
 
-    ``parity`` and ``measured`` are by file name. No time of day and no path of this machine is in it.
+    ``artifacts`` has ``quantized``, too; ``parity`` and ``measured`` are by file name. No time of day and no path of
+    this machine is in it.
     """
     smaller = programs["slim"]
     return {
         "schema": SCHEMA,
         "name": recipe.name,
         **{which: _side(programs[which], scores[which], artifacts[which], measured) for which in ("dense", "slim")},
+        "quantized": {a.path.name: _quantized(a, measured) for a in artifacts["quantized"]},
         "parity": {name: _parity(row) for name, row in parity.items()},
         "budget": _budget(trained, smaller),
         "mask": {
@@ -51,7 +53,7 @@ def result_of(
         "seed": recipe.seed,
         "shrunk": not trained.refused,
         "history": list(trained.history),
-        "versions": _versions(artifacts["slim"]),
+        "versions": _versions([*artifacts["slim"], *artifacts["quantized"]]),
     }
 
 
@@ -74,6 +76,18 @@ def _side(
         **program.cost.as_dict(),
         "files": {a.path.name: a.bytes for a in artifacts},
         "latency_ms": {name: _timing(row) for name, row in rows.items()},
+    }
+
+
+def _quantized(artifact: Artifact, measured: Mapping[str, Measurement]) -> dict[str, Any]:
+    row, twin = measured.get(artifact.path.name), measured.get(f"slim{artifact.path.suffix}")
+    return {
+        "precision": artifact.precision,
+        "bytes": artifact.bytes,
+        "accuracy": artifact.parity.accuracy if artifact.parity else None,
+        "latency_ms": _timing(row) if row else None,
+        "float32_p50_ms": twin.p50_ms if twin else None,
+        **{key: artifact.provenance.get("tflite", {}).get(key) for key in ("partitions", "outside", "kept_float")},
     }
 
 
@@ -101,6 +115,7 @@ def _parity(row: Parity) -> dict[str, Any]:
         "reference": row.reference,
         "runtime": row.runtime,
         "tolerance": row.tolerance,
+        "accuracy": row.accuracy,
     }
 
 

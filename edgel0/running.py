@@ -20,6 +20,7 @@ from edgel0.checks.config import read_limits
 from edgel0.checks.verdict import check
 from edgel0.devices.measure import measure
 from edgel0.errors import ExtraError, ParityError, RecipeError, need
+from edgel0.exporters.calibration import spread_out
 from edgel0.exporters.parity import compare
 from edgel0.exporters.runtimes import arrays
 from edgel0.exporters.writing import export
@@ -123,21 +124,27 @@ def finish(
     samples = [(x.unsqueeze(0),) for x in data.x_test[: recipe.export.verify]]
     parity = {"slim program": program_parity(programs["slim"], references["slim"], samples)}
 
-    artifacts: dict[str, list[Artifact]] = {"dense": [], "slim": []}
-    for which, program in programs.items():
-        for kind in recipe.export.formats:
-            say(f"exporting {which}.{kind}")
-            artifact = export(
-                program,
-                work / f"{which}.{kind}",
-                reference=_named(references[which], "the masked model" if which == "slim" else "the dense model"),
-                inputs=samples,
-                layout=recipe.export.layout if kind == "tflite" else "nchw",
-                provenance={"data": data.digest, "recipe": recipe.name, "dense_cost": program.dense.as_dict()},
-            )
-            artifacts[which].append(artifact)
-            if artifact.parity is not None:
-                parity[artifact.path.name] = artifact.parity
+    files = [(which, f"{which}.{kind}", "float32") for which in programs for kind in recipe.export.formats]
+    files += [("slim", name, precision) for name, precision in recipe.export.quantized()]
+    observed = spread_out([(x.unsqueeze(0),) for x in data.x_train], recipe.export.calibrate)
+    artifacts: dict[str, list[Artifact]] = {"dense": [], "slim": [], "quantized": []}
+    for which, name, precision in files:
+        say(f"exporting {name}")
+        program = programs[which]
+        artifact = export(
+            program,
+            work / name,
+            reference=_named(references[which], "the masked model" if which == "slim" else "the dense model"),
+            inputs=samples,
+            labels=data.y_test[: len(samples)].tolist(),
+            calibrate=observed,
+            precision=precision,
+            layout=recipe.export.layout if name.endswith(".tflite") else "nchw",
+            provenance={"data": data.digest, "recipe": recipe.name, "dense_cost": program.dense.as_dict()},
+        )
+        artifacts[which if precision == "float32" else "quantized"].append(artifact)
+        if artifact.parity is not None:
+            parity[artifact.path.name] = artifact.parity
     measured = _measured(recipe, artifacts, say)
     scores = {
         "dense": accuracy(trained.dense, data.x_test, data.y_test),
@@ -192,15 +199,17 @@ def _named(model: nn.Module, name: str) -> Callable[..., Any]:
 def _measured(
     recipe: Recipe, artifacts: dict[str, list[Artifact]], say: Callable[[str], None]
 ) -> dict[str, Measurement]:
-    """Measure each format's dense and slim file interleaved, and note the figures in their sidecars."""
+    """Measure each format's files interleaved, and note the figures in their sidecars."""
     found: dict[str, Measurement] = {}
     settings = recipe.profile
-    for pair in zip(artifacts["dense"], artifacts["slim"], strict=True):
-        if pair[0].path.suffix not in RUNTIME_NAMES:
+    every = [artifact for group in artifacts.values() for artifact in group]
+    for suffix in dict.fromkeys(artifact.path.suffix for artifact in every):
+        if suffix not in RUNTIME_NAMES:
             continue
-        say(f"measuring {pair[0].path.name} and {pair[1].path.name} in turn")
-        rows = measure(pair, threads=settings.threads, num_runs=settings.num_runs, min_secs=settings.min_secs)
-        for artifact, row in zip(pair, rows, strict=True):
+        turns = [artifact for artifact in every if artifact.path.suffix == suffix]
+        say(f"measuring {', '.join(artifact.path.name for artifact in turns)} in turn")
+        rows = measure(turns, threads=settings.threads, num_runs=settings.num_runs, min_secs=settings.min_secs)
+        for artifact, row in zip(turns, rows, strict=True):
             found[artifact.path.name] = row
             sidecar = artifact.path.with_name(f"{artifact.path.name}.json")
             entry = json.loads(sidecar.read_text(encoding="utf-8"))

@@ -227,11 +227,16 @@ class Slimmed:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One input or output of an artefact: its name, shape and NumPy type name."""
+    """One input or output of an artefact: its name, shape and NumPy type name.
+
+    An integer ``q`` of a quantized one stands for ``scale * (q - zero_point)``; elsewhere ``scale`` is None.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,9 @@ class Parity:
     """How far an artefact is from its reference on real inputs.
 
     ``max_abs`` and ``mean_abs`` are absolute differences, ``relative`` is ``max_abs`` over the reference's largest
-    absolute output, ``top1`` the share of samples with the same arg-max over the last axis.
+    absolute output, ``top1`` the share of samples with the same arg-max over the last axis. ``tolerance`` is the share
+    of the largest absolute output by which an artefact may differ. ``accuracy`` is the artefact's own, where the
+    samples' classes are known.
     """
 
     reference: str
@@ -250,6 +257,7 @@ class Parity:
     relative: float
     top1: float
     tolerance: float
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True)

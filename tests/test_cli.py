@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from projects import edgel0, paragraph, project
@@ -116,12 +117,41 @@ def test_an_exported_file_is_the_program(made):
     assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
 
 
+def test_a_model_of_the_users_is_exported_in_other_precisions(here):
+    rng = np.random.default_rng(0)
+    np.save("digits.npy", rng.normal(size=(30, 1, 8, 8)).astype(np.float32))
+    command = ["export", "tiny.py:build", "--input", "1x1x8x8", "--to", "onnx,tflite", "--quantize", "static_wi8_ai8"]
+    code, out, error = edgel0(*command, "--calibrate", "digits.npy", "--verify", "12")
+    assert (code, error) == (0, ""), error
+    assert re.findall(r"(\S+): [\d,]+ B .* on (\d+) samples", out) == [
+        ("build.static_wi8_ai8.onnx", "12"),
+        ("build.static_wi8_ai8.tflite", "12"),
+    ]
+    assert json.loads(Path("build.static_wi8_ai8.onnx.json").read_text())["precision"] == "static_wi8_ai8"
+    np.save("digits.npy", np.zeros((30, 8, 8), np.float32))
+    code, _, error = edgel0(*command, "--calibrate", "digits.npy")
+    paragraph(error, "float32 of shape (30, 8, 8); samples of shape (1, 1, 8, 8) along a first axis are needed")
+    assert code == 2
+
+
 def test_export_refuses_what_it_cannot_write_or_read(made, tmp_path):
     code, _, error = edgel0("export", made / "slim.pt2", tmp_path / "a.xyz")
     paragraph(error, "'a.xyz' ends in '.xyz'", ".onnx, .tflite, .pt2")
     assert code == 2
     code, _, error = edgel0("export", made / "slim.onnx", tmp_path / "a.onnx")
+    paragraph(error, "is a finished file, which edgel0 measures (profile) and checks; export the model")
+    assert code == 2
+    code, _, error = edgel0("export", made / "slim.onnx.json", tmp_path / "a.onnx")
     paragraph(error, "is not an exported program")
+    assert code == 2
+    code, _, error = edgel0("export", made / "slim.pt2")
+    paragraph(error, "there is no file to write", "--to onnx,tflite")
+    assert code == 2
+    code, _, error = edgel0("export", made / "slim.pt2", tmp_path / "a.onnx", "--quantize", "int8")
+    paragraph(error, "there is no precision 'int8'", "static_wi8_ai8")
+    assert code == 2
+    code, _, error = edgel0("export", made / "slim.pt2", tmp_path / "a.onnx", "--quantize", "static_wi8_ai8")
+    paragraph(error, "there is none to calibrate on", "--calibrate")
     assert code == 2
     code, _, error = edgel0("export", made / "slim.pt2", tmp_path / "a" / "a.pt2")
     paragraph(error, "cannot be written")

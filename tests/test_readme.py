@@ -38,6 +38,7 @@ def namespace(monkeypatch, tmp_path):
         "model": model,
         "example": torch.randn(1, 1, 8, 8),
         "loader": loader,
+        "samples": [(x[:1],) for x, _ in loader[:20]],
     }
 
 

@@ -15,6 +15,7 @@ from projects import HERE, edgel0, finished, paragraph, project, run_until, star
 
 from edgel0.errors import DeviceError
 from edgel0.exporters.loading import load
+from edgel0.report.text import slower
 from edgel0.staging import CHECKPOINT, TIMINGS, publish, staging
 
 NEVER = ("never", 0, 0.0)
@@ -47,7 +48,8 @@ def tiny(tmp_path_factory):
 def every(tmp_path_factory):
     """The results of a run with every limit, every format and latencies, that was killed on its way."""
     folder = tmp_path_factory.mktemp("every")
-    formats = ('formats = ["pt2"]', 'formats = ["onnx", "tflite", "pt2"]')
+    wanted = 'formats = ["onnx", "tflite", "pt2"]\nquantize = ["static_wi8_ai8", "float16"]\ncalibrate = 16'
+    formats = ('formats = ["pt2"]', wanted)
     limits = ('macs = "30 %"', 'macs = "30 %"\nparams = "2 k"\nsize = "8 kB"')
     recipe = project(folder, formats, limits, ('path = "slim.pt2"', 'path = "slim.onnx"\nlatency = "10 s"'))
     assert run_until(recipe, folder / "runs", "exporting dense.tflite", 0, 0.0)[-1] == "killed"
@@ -71,7 +73,8 @@ def test_the_result_follows_its_schema(every):
     _, folder, _ = every
     result = json.loads((folder / "result.json").read_text(), parse_constant=pytest.fail)
     assert list(result) == [
-        *("schema", "name", "dense", "slim", "parity", "budget", "mask", "profile", "data", "seed", "shrunk"),
+        *("schema", "name", "dense", "slim", "quantized", "parity", "budget", "mask", "profile", "data", "seed"),
+        "shrunk",
         *("history", "versions"),
     ]
     assert (result["schema"], result["name"], result["seed"]) == (1, "tiny", 3)
@@ -92,15 +95,46 @@ def test_the_result_follows_its_schema(every):
             if not name.endswith(".pt2"):
                 [row] = sidecar["latency_ms"].values()
                 assert row.items() <= side["latency_ms"]["onnxruntime" if name.endswith(".onnx") else "litert"].items()
-    assert list(result["parity"]) == ["slim program", *result["dense"]["files"], *result["slim"]["files"]]
-    for row in result["parity"].values():
-        assert 0 <= row["max_abs"] <= row["tolerance"] * 100 and row["top1"] == 1.0 and row["samples"] == 20
+    files = [*result["dense"]["files"], *result["slim"]["files"]]
+    assert list(result["parity"]) == ["slim program", *files, *result["quantized"]]
+    for name, row in result["parity"].items():
+        assert row["samples"] == 20
+        if name not in result["quantized"]:
+            assert 0 <= row["max_abs"] <= row["tolerance"] * 100 and row["top1"] == 1.0
     assert list(result["budget"]) == ["macs", "params", "weight_bytes"]
     for metric, row in result["budget"].items():
         assert row["slim"] == result["slim"][metric] <= row["limit"] < row["dense"] == result["dense"][metric]
     assert result["budget"]["weight_bytes"]["limit"] == 8000
     assert result["mask"]["rule"] == "median" and re.fullmatch(r"[0-9a-f]{16}", result["mask"]["digest"])
     assert {"edgel0", "numpy", "torch", "onnx", "onnxruntime", "ai-edge-litert"} <= set(result["versions"])
+
+
+def test_files_in_fewer_bits_stand_beside_those_in_float32(every):
+    _, folder, out = every
+    result = json.loads((folder / "result.json").read_text())
+    kinds = [(precision, kind) for kind in ("onnx", "tflite") for precision in ("static_wi8_ai8", "float16")]
+    assert list(result["quantized"]) == [f"slim.{precision}.{kind}" for precision, kind in kinds]
+    for (precision, kind), (name, row) in zip(kinds, result["quantized"].items(), strict=True):
+        assert (row["precision"], row["bytes"]) == (precision, (folder / name).stat().st_size)
+        assert row["latency_ms"]["p50"] > 0
+        runtime = "onnxruntime" if kind == "onnx" else "litert"
+        assert row["float32_p50_ms"] == result["slim"]["latency_ms"][runtime]["p50"]
+        assert row["partitions"] == (1 if kind == "tflite" else None)
+        assert abs(row["accuracy"] - result["slim"]["accuracy"]) <= 0.2  # of twenty samples
+        assert row["accuracy"] == result["parity"][name]["accuracy"]
+        sidecar = json.loads((folder / f"{name}.json").read_text())
+        assert sidecar["precision"] == precision
+        assert list(sidecar["latency_ms"])
+        assert f"{precision}.{kind}" in out
+
+
+def test_what_is_slower_in_fewer_bits_is_told_in_numbers():
+    row = {"latency_ms": {"p50": 2.0}, "float32_p50_ms": 1.0, "partitions": 3, "outside": ["HARD_SWISH"]}
+    told = "m.tflite is slower than float32 here: 2.00 ms against 1.00 ms; it runs in 3 partitions, with HARD_SWISH"
+    assert slower("m.tflite", row).startswith(told)
+    assert "measure on the target" in slower("m.onnx", row | {"partitions": None, "outside": None})
+    assert slower("m.tflite", row | {"latency_ms": {"p50": 1.04}}) == ""
+    assert slower("m.tflite", row | {"latency_ms": None}) == ""
 
 
 def test_the_result_names_no_place_and_no_time(every):
@@ -129,6 +163,9 @@ def test_the_accuracy_is_that_of_the_files(every):
     by_torch = np.mean([program(torch.from_numpy(row[None])).argmax().item() == kind for row, kind in pairs])
     by_onnx = np.mean([session.run(None, {name: row[None]})[0].argmax() == kind for row, kind in pairs])
     assert result["slim"]["accuracy"] == by_torch == by_onnx
+    verified = pairs[: result["parity"]["slim.onnx"]["samples"]]
+    by_first = np.mean([program(torch.from_numpy(row[None])).argmax().item() == kind for row, kind in verified])
+    assert result["parity"]["slim.onnx"]["accuracy"] == result["parity"]["slim.tflite"]["accuracy"] == by_first
 
 
 def test_a_killed_run_with_every_format_ends_with_the_same_bits(every, tmp_path):

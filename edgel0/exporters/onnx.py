@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,25 @@ from torch.export import ExportedProgram
 from edgel0.errors import ParityError, UsageError
 from edgel0.exporters.foreign import foreign, load
 from edgel0.exporters.fusion import fuse_batch_norm
+from edgel0.exporters.onnx_precision import requantized
 from edgel0.exporters.parity import compare
-from edgel0.exporters.runtimes import open_onnx
+from edgel0.exporters.runtimes import arrays, open_onnx
 from edgel0.exporters.signature import Signature, Tensors, example, signature
 
 
 def write_onnx(
-    program: ExportedProgram, path: Path, *, provenance: Mapping[str, Any], layout: str = "nchw", log: Path
+    program: ExportedProgram,
+    path: Path,
+    *,
+    provenance: Mapping[str, Any],
+    log: Path,
+    layout: str = "nchw",
+    precision: str = "float32",
+    samples: Sequence[Tensors] = (),
 ) -> dict[str, Any]:
-    """Write a program as one ONNX file, weights inside; the same program gives the same bytes.
+    """Write a program as one ONNX file, weights inside; the same program and samples give the same bytes.
 
+    ``samples`` are what a ``precision`` with integer activations is calibrated on. Inputs and outputs stay float32.
     Returns the provenance as the file carries it, under the metadata key ``edgel0``: what was given and an entry
     ``onnx`` that names the opset and whether the graph is simplified. ``log`` is written when the conversion fails.
     """
@@ -38,6 +47,9 @@ def write_onnx(
             raise RuntimeError("torch.onnx.export returned nothing")
         _rename_(exported.model.graph, names)
         model, simplified = _simplified(onnxsim, exported.model_proto, inputs, names)
+        if precision != "float32":
+            named = [dict(zip(names.inputs, arrays(sample), strict=True)) for sample in samples]
+            model = requantized(model, precision, named)
         _strip_(model)
         carried = {**provenance, "onnx": {"opset": model.opset_import[0].version, "simplified": simplified}}
         onnx.helper.set_model_props(model, {"edgel0": json.dumps(carried, sort_keys=True)})

@@ -20,13 +20,14 @@ def compare(
     reference: str,
     runtime: str,
     tolerance: float,
+    floor: float = 1.0,
 ) -> Parity:
     """Measure how far ``found`` is from ``expected``: one tuple of outputs per sample, outputs called ``names``.
 
     The figures are those of the worst output; ``top1`` is of the first. Raises :class:`~edgel0.errors.ParityError`
     where the largest absolute difference of an output exceeds ``tolerance``, where outputs differ in number or shape,
-    and where a value on either side is NaN or infinite. Where the reference's values go beyond 1 the tolerance grows
-    with the largest of them, as float32's own rounding does. A caller who only wants the figures passes ``math.inf``.
+    and where a value on either side is NaN or infinite. ``tolerance`` is a share of the reference's largest absolute
+    value, or of ``floor`` where all are smaller. A caller who only wants the figures passes ``math.inf``.
     """
     if not expected or len(expected) != len(found):
         raise ParityError(
@@ -50,7 +51,7 @@ def compare(
         top1=_top1(*pairs[0]),
         tolerance=tolerance,
     )
-    allowed = [tolerance * max(1.0, _largest(wanted)) for wanted, _ in pairs]
+    allowed = [tolerance * max(floor, _largest(wanted)) for wanted, _ in pairs]
     worst = max(range(len(gaps)), key=lambda index: _largest(gaps[index]) - allowed[index])
     if _largest(gaps[worst]) > allowed[worst]:
         place = tuple(int(index) for index in np.unravel_index(gaps[worst].argmax(), gaps[worst].shape))
@@ -92,3 +93,9 @@ def _top1(wanted: np.ndarray, got: np.ndarray) -> float:
     if wanted.ndim < 2 or not wanted.size:
         return 1.0
     return float((wanted.argmax(-1) == got.argmax(-1)).mean())
+
+
+def accuracy(found: Sequence[Arrays], labels: Sequence[int]) -> float:
+    """Return the share of samples whose first output is largest, along its last axis, at the sample's label."""
+    right = [int(answer[0].reshape(-1).argmax()) == label for answer, label in zip(found, labels, strict=True)]
+    return sum(right) / len(right)

@@ -48,7 +48,8 @@ def open_onnx(source: Path | bytes, layout: str = "nchw") -> Runtime:
 def open_tflite(source: Path | bytes, layout: str = "nchw") -> Runtime:
     """Load a TFLite file, or its bytes, with the LiteRT interpreter.
 
-    ``run`` takes the program's own layout and turns 4-D inputs channels-last for a file with ``layout="nhwc"``.
+    ``run`` takes the program's own layout and numbers: it turns 4-D inputs channels-last for a file with
+    ``layout="nhwc"``, and quantizes and dequantizes what goes into and comes out of a file with integer inputs.
     """
     interpreters = load("ai_edge_litert.interpreter", "tflite")
     schema = load("ai_edge_litert.schema_py_generated", "tflite")
@@ -64,9 +65,10 @@ def open_tflite(source: Path | bytes, layout: str = "nchw") -> Runtime:
     def run(sample: Tensors) -> Arrays:
         for entry, tensor in zip(inputs, sample, strict=True):
             array = (channels_last(tensor) if layout == "nhwc" else tensor).numpy()
-            interpreter.set_tensor(entry.TensorIndex(), array.astype(details[entry.TensorIndex()]["dtype"]))
+            interpreter.set_tensor(entry.TensorIndex(), _quantized(array, details[entry.TensorIndex()]))
         interpreter.invoke()
-        return tuple(interpreter.get_tensor(entry.TensorIndex()) for entry in outputs)
+        found = [(interpreter.get_tensor(e.TensorIndex()), details[e.TensorIndex()]) for e in outputs]
+        return tuple(_dequantized(array, detail) for array, detail in found)
 
     name = f"ai-edge-litert {version('ai-edge-litert')}"
     return Runtime(name, _tflite_infos(inputs, details), _tflite_infos(outputs, details), run)
@@ -93,6 +95,20 @@ def arrays(value: Any) -> Arrays:
     return tuple(tensor.detach().cpu().numpy().copy() for tensor in leaves(value))
 
 
+def _quantized(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """Bring real numbers into the type that a TFLite tensor has."""
+    scale, zero = detail["quantization"]
+    if scale and array.dtype.kind == "f":
+        limits = np.iinfo(detail["dtype"])
+        array = np.rint(array / scale + zero).clip(limits.min, limits.max)
+    return array.astype(detail["dtype"])
+
+
+def _dequantized(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    scale, zero = detail["quantization"]
+    return np.float32(scale) * (array.astype(np.float32) - np.float32(zero)) if scale else array
+
+
 def _onnx_infos(values: Sequence[Any]) -> tuple[TensorInfo, ...]:
     names = {"tensor(float)": "float32", "tensor(double)": "float64"}
     return tuple(
@@ -102,14 +118,13 @@ def _onnx_infos(values: Sequence[Any]) -> tuple[TensorInfo, ...]:
 
 
 def _tflite_infos(entries: Sequence[Any], details: dict[int, Any]) -> tuple[TensorInfo, ...]:
-    return tuple(
-        TensorInfo(
-            entry.Name().decode(),
-            tuple(int(size) for size in details[entry.TensorIndex()]["shape"]),
-            np.dtype(details[entry.TensorIndex()]["dtype"]).name,
-        )
-        for entry in entries
-    )
+    infos = []
+    for entry in entries:
+        detail = details[entry.TensorIndex()]
+        shape, (scale, zero) = tuple(int(size) for size in detail["shape"]), detail["quantization"]
+        stands_for = (float(scale), int(zero)) if scale else (None, None)
+        infos.append(TensorInfo(entry.Name().decode(), shape, np.dtype(detail["dtype"]).name, *stands_for))
+    return tuple(infos)
 
 
 def _torch_infos(names: Sequence[str], specs: Sequence[Any]) -> tuple[TensorInfo, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,30 @@ from torch.export import ExportedProgram
 from edgel0.errors import UsageError
 from edgel0.exporters.foreign import foreign, load
 from edgel0.exporters.fusion import fuse_batch_norm
-from edgel0.exporters.signature import Signature, channels_last, example, signature
+from edgel0.exporters.runtimes import arrays
+from edgel0.exporters.signature import Signature, Tensors, channels_last, example, signature
+from edgel0.exporters.tflite_precision import partitions, requantized
 
 LAYOUTS = ("nchw", "nhwc")
 
 
 def write_tflite(
-    program: ExportedProgram, path: Path, *, provenance: Mapping[str, Any], layout: str = "nchw", log: Path
+    program: ExportedProgram,
+    path: Path,
+    *,
+    provenance: Mapping[str, Any],
+    log: Path,
+    layout: str = "nchw",
+    precision: str = "float32",
+    samples: Sequence[Tensors] = (),
 ) -> dict[str, Any]:
-    """Write a program as a float32 TFLite file; the same program gives the same bytes.
+    """Write a program as a TFLite file; the same program and samples give the same bytes.
 
     With ``layout="nhwc"`` every 4-D input is channels-last; outputs keep the program's layout. 64-bit integers become
-    32-bit, as runtimes want them. Returns the provenance as the file carries it, in the metadata entry ``edgel0``.
-    ``log`` is written when the conversion fails.
+    32-bit, as runtimes want them. ``samples``, in the program's layout, are what a ``precision`` with integer
+    activations is calibrated on; its inputs and outputs are integers, too. Returns the provenance as the file carries
+    it, in the metadata entry ``edgel0``: what was given and an entry ``tflite`` with the layout, in how many partitions
+    the delegate runs the file, and the kinds of operators outside of them. ``log`` is written when it fails.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"the layout is {layout!r}; it must be one of {', '.join(map(repr, LAYOUTS))}.")
@@ -38,17 +49,28 @@ def write_tflite(
             images = [index for index, tensor in enumerate(inputs) if tensor.ndim == 4]
             module = litert.to_channel_last_io(module, args=images).eval()
             inputs = tuple(map(channels_last, inputs))
-        content = litert.convert(module, inputs).model_content()
-    carried = {**provenance, "tflite": {"layout": layout}}
-    path.write_bytes(_labelled(content, names, json.dumps(carried, sort_keys=True)))
+        content = _named(litert.convert(module, inputs).model_content(), names)
+        kept: list[str] = []
+        if precision != "float32":
+            given = [tuple(map(channels_last, sample)) if layout == "nhwc" else sample for sample in samples]
+            named = [dict(zip(names.inputs, map(_narrow, arrays(sample)), strict=True)) for sample in given]
+            content, kept = requantized(content, precision, named)
+        count, outside = partitions(content)
+        told = {"layout": layout, "partitions": count, "outside": outside, "kept_float": kept}
+        carried = {**provenance, "tflite": told}
+        content = _noted(content, json.dumps(carried, sort_keys=True))
+    path.write_bytes(content)
     return carried
 
 
-def _labelled(content: bytes, names: Signature, provenance: str) -> bytes:
-    """Put the program's names and the provenance into a TFLite file, which has ``args_0``, ``output_0``, ... so far."""
-    schema = load("ai_edge_litert.schema_py_generated", "tflite")
-    flatbuffers = load("flatbuffers", "tflite")
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """Make 32-bit integers of 64-bit ones, as the converter does."""
+    return array.astype(np.int32) if array.dtype == np.int64 else array
+
+
+def _named(content: bytes, names: Signature) -> bytes:
+    """Put the program's names into the signature of a TFLite file, which has ``args_0``, ``output_0``, ... so far."""
+    model = _unpacked(content)
     (named,) = model.signatureDefs
     for entries, prefix, wanted in ((named.inputs, "args", names.inputs), (named.outputs, "output", names.outputs)):
         entries.sort(key=lambda entry: int(entry.name.decode().rpartition("_")[2]))
@@ -56,12 +78,26 @@ def _labelled(content: bytes, names: Signature, provenance: str) -> bytes:
             raise UsageError(f"the converter named {[e.name for e in entries]} where {list(wanted)} was expected.")
         for entry, name in zip(entries, wanted, strict=True):
             entry.name = name
+    return _packed(model, len(content))
 
+
+def _noted(content: bytes, provenance: str) -> bytes:
+    """Put the provenance into a TFLite file."""
+    schema, model = load("ai_edge_litert.schema_py_generated", "tflite"), _unpacked(content)
     buffer, note = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(provenance.encode(), dtype=np.uint8)
     note.name, note.buffer = "edgel0", len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), note]
-    builder = flatbuffers.Builder(len(content))
+    return _packed(model, len(content))
+
+
+def _unpacked(content: bytes) -> Any:
+    schema = load("ai_edge_litert.schema_py_generated", "tflite")
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+
+
+def _packed(model: Any, size: int) -> bytes:
+    builder = load("flatbuffers", "tflite").Builder(size)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,18 @@ from torch.export import ExportedProgram
 
 from edgel0.errors import UsageError
 from edgel0.exporters.foreign import foreign
+from edgel0.exporters.signature import Tensors
 
 
 def write_pt2(
-    program: ExportedProgram, path: Path, *, provenance: Mapping[str, Any], layout: str = "nchw", log: Path
+    program: ExportedProgram,
+    path: Path,
+    *,
+    provenance: Mapping[str, Any],
+    log: Path,
+    layout: str = "nchw",
+    precision: str = "float32",
+    samples: Sequence[Tensors] = (),
 ) -> dict[str, Any]:
     """Save a program as ``.pt2``; the same program gives the same bytes.
 
@@ -25,6 +33,11 @@ def write_pt2(
     """
     if layout != "nchw":
         raise UsageError(f"layout {layout!r} was asked of a .pt2 file; it knows 'nchw' only: leave the layout out.")
+    if precision != "float32":
+        raise UsageError(
+            f"precision {precision!r} was asked of a .pt2 file, which keeps the program as it is; "
+            "write .onnx or .tflite."
+        )
     carried = dict(provenance)
     with foreign("torch.export.save", log), _without_stack_traces(program):
         content = io.BytesIO()  # a path would leave its own name in every entry of the archive

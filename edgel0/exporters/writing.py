@@ -20,12 +20,13 @@ from torch.utils import _pytree as pytree
 from edgel0.errors import DeviceError, ParityError, UsageError, nearest
 from edgel0.exporters.foreign import foreign
 from edgel0.exporters.onnx import write_onnx
-from edgel0.exporters.parity import compare
+from edgel0.exporters.parity import accuracy, compare
+from edgel0.exporters.precision import precision_of
 from edgel0.exporters.runtimes import Runtime, arrays, open_onnx, open_pt2, open_tflite
 from edgel0.exporters.signature import example, leaves, signature
 from edgel0.exporters.tflite import write_tflite
 from edgel0.exporters.torch_file import write_pt2
-from edgel0.types import Artifact, Slimmed
+from edgel0.types import Artifact, Slimmed, TensorInfo
 
 RANDOM_SAMPLES = 4
 
@@ -47,7 +48,10 @@ def export(
     reference: Callable[..., Any] | None = None,
     inputs: Sequence[tuple[Any, ...]] | None = None,
     layout: str = "nchw",
-    tolerance: float = 1e-5,
+    precision: str = "float32",
+    calibrate: Sequence[tuple[Any, ...]] | None = None,
+    labels: Sequence[int] | None = None,
+    tolerance: float | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
@@ -55,17 +59,27 @@ def export(
 
     ``reference`` (the masked model, say; by default the program itself) and the file answer the same ``inputs``:
     samples shaped like the program's example; by default the example and four random ones. No output may differ by
-    more than ``tolerance`` (absolute). ``layout="nhwc"`` gives a TFLite file with channels-last inputs. Beside the file
-    stands ``<path>.json`` with its digest, inputs, outputs, cost, parity, provenance and the versions used.
+    more than ``tolerance``, a share of its largest value (float32: of 1 at least, and 1e-5 by default; see
+    :data:`~edgel0.exporters.precision.PRECISIONS` for the others). ``layout="nhwc"`` gives a TFLite file with
+    channels-last inputs. ``precision`` is one of those; with integer activations it needs samples of real data to
+    ``calibrate`` their ranges on. ``labels``, a class per sample of ``inputs``, add the file's accuracy. Beside the
+    file stands ``<path>.json`` with its digest, inputs, outputs, cost, parity, provenance and the versions used.
 
     Raises :class:`~edgel0.errors.ParityError` when the file disagrees (it is kept as ``<path>.rejected``),
     :class:`~edgel0.errors.UsageError` when it cannot be converted, :class:`~edgel0.errors.DeviceError` when it cannot
     be stored or run. Whatever fails, an older file of that name stays as it was.
     """
     target, say = Path(path), progress or (lambda text: None)
-    row = _row(target)
+    row, asked = _row(target), precision_of(precision)
     log = target.with_name(f"{target.name}.log")
     samples = _samples(slim.program, inputs)
+    if asked.calibrated and not calibrate:
+        raise UsageError(
+            f"{precision} has integer activations, whose ranges come from data, and there is none to calibrate on; "
+            "give some tens of real samples (calibrate=..., --calibrate), or choose a precision with float activations."
+        )
+    seen = [leaves(sample) for sample in _samples(slim.program, calibrate)] if asked.calibrated else []
+    allowed = asked.tolerance if tolerance is None else tolerance
     given = _plain({**slim.provenance, **(provenance or {})})
 
     name = "the program in torch" if reference is None else getattr(reference, "__name__", type(reference).__name__)
@@ -75,19 +89,31 @@ def export(
 
     with _beside(target) as partial:
         say(f"writing {target.name}")
-        carried = row.write(slim.program, partial, provenance=given, layout=layout, log=log)
+        carried = row.write(
+            slim.program, partial, provenance=given, log=log, layout=layout, precision=precision, samples=seen
+        )
         say(f"running {target.name} on {len(samples)} samples")
         with foreign("the runtime", log, DeviceError):
             runtime = row.open(partial, layout)
             found = [runtime.run(leaves(sample)) for sample in samples]
         names = signature(slim.program).outputs
         with _rejecting(partial, target, model):
-            parity = compare(expected, found, names=names, reference=name, runtime=runtime.name, tolerance=tolerance)
+            parity = compare(
+                expected,
+                found,
+                names=names,
+                reference=name,
+                runtime=runtime.name,
+                tolerance=allowed,
+                floor=asked.floor,
+            )
+        if labels is not None:
+            parity = dataclasses.replace(parity, accuracy=accuracy(found, labels))
         content = partial.read_bytes()
         artifact = Artifact(
             path=target,
             format=row.format,
-            precision="float32",
+            precision=precision,
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
             inputs=runtime.inputs,
@@ -192,8 +218,8 @@ def _sidecar(artifact: Artifact, slim: Slimmed, layout: str, libraries: Sequence
         "format": artifact.format,
         "precision": artifact.precision,
         "layout": layout,
-        "inputs": [dataclasses.asdict(info) for info in artifact.inputs],
-        "outputs": [dataclasses.asdict(info) for info in artifact.outputs],
+        "inputs": [_described(info) for info in artifact.inputs],
+        "outputs": [_described(info) for info in artifact.outputs],
         "cost": slim.cost.as_dict(),
         "dense_cost": slim.dense.as_dict(),
         "parity": artifact.parity and dataclasses.asdict(artifact.parity),
@@ -202,12 +228,19 @@ def _sidecar(artifact: Artifact, slim: Slimmed, layout: str, libraries: Sequence
     }
 
 
+def _described(info: TensorInfo) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(info).items() if value is not None}
+
+
 EXPORTERS = {
     ".onnx": Exporter(
         "onnx", write_onnx, open_onnx, ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
     ),
     ".tflite": Exporter(
-        "tflite", write_tflite, open_tflite, ("torch", "litert-torch", "litert-converter", "ai-edge-litert")
+        "tflite",
+        write_tflite,
+        open_tflite,
+        ("torch", "litert-torch", "litert-converter", "ai-edge-litert", "ai-edge-quantizer"),
     ),
     ".pt2": Exporter("pt2", write_pt2, open_pt2, ("torch",)),
 }

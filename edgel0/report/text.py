@@ -14,6 +14,8 @@ from rich.text import Text
 from edgel0.quantities import format_bytes, format_count, format_ms, format_percent
 from edgel0.types import Measurement
 
+SLOWER = 1.05  # times the float32 file's p50, measured in turns
+
 
 def _grid(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
@@ -47,7 +49,37 @@ def summary(result: dict[str, Any]) -> RenderableType:
             table.add_row(
                 f"{runtime} {stat}", format_ms(before[stat]), format_ms(after[stat]), _ratio(before[stat], after[stat])
             )
-    return Group(table, Text(""), *(Text(line) for line in _notes(result)))
+    quantized: list[RenderableType] = [_quantized(result), Text("")] if result.get("quantized") else []
+    return Group(table, Text(""), *quantized, *(Text(line) for line in _notes(result)))
+
+
+def _quantized(result: dict[str, Any]) -> Table:
+    """Return the table of files in fewer bits, each beside the float32 file of its format."""
+    table = _grid("slim, in fewer bits", "size", "accuracy", "p50", "of float32")
+    for name, row in result["quantized"].items():
+        accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
+        times = ["", ""]
+        if row["latency_ms"]:
+            times = [format_ms(row["latency_ms"]["p50"]), f"{row['latency_ms']['p50'] / row['float32_p50_ms']:.2f}"]
+        table.add_row(name.removeprefix("slim."), _kib(row["bytes"]), accuracy, *times)
+    return table
+
+
+def slower(name: str, row: dict[str, Any]) -> str:
+    """Say in numbers, and why, that a file in fewer bits is slower than its float32 twin; "" if it is not."""
+    if not row["latency_ms"] or row["latency_ms"]["p50"] <= SLOWER * row["float32_p50_ms"]:
+        return ""
+    outside = ", ".join(row["outside"] or ())
+    if row["partitions"] is not None and (row["partitions"] > 1 or outside):
+        why = f"it runs in {row['partitions']} partitions, with {outside or 'nothing'} outside of the delegate"
+    else:
+        why = (
+            "its integer kernels and the conversions around them gain nothing on this processor; measure on the target"
+        )
+    return (
+        f"{name} is slower than float32 here: {format_ms(row['latency_ms']['p50'])} against "
+        f"{format_ms(row['float32_p50_ms'])}; {why}"
+    )
 
 
 def _kib(count: int) -> str:
@@ -67,6 +99,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
             f"{name}: within {row['max_abs']:.1e} of {row['reference']}, same top-1 on {row['top1']:.1%} of "
             f"{row['samples']:,} samples"
         )
+    lines += [text for name, row in result.get("quantized", {}).items() if (text := slower(name, row))]
     if profile["runtimes"]:
         runtimes = ", ".join(f"{name} {version}" for name, version in sorted(profile["runtimes"].items()))
         lines.append(f"measured interleaved on {profile['board']}, {profile['threads']} thread(s); {runtimes}")

@@ -1,0 +1,96 @@
+"""How does an ONNX file get smaller numbers? Weights stored in fewer bits, activations by ONNX Runtime's quantizer."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgel0.exporters.foreign import load
+
+LARGE = 64  # elements: below that scales and operators cost more than the bits that they save
+PER_SCALE = 8  # elements that a scale must serve at least, or there is one scale for the whole weight
+Samples = Sequence[dict[str, np.ndarray]]  # per sample: arrays by the name of their input
+
+
+def requantized(model: Any, precision: str, samples: Samples) -> Any:
+    """Return an ONNX model in another precision; ``samples`` are for what needs calibration."""
+    if precision in STORED:
+        return _stored(model, precision)
+    onnx, quantization = load("onnx", "onnx"), load("onnxruntime.quantization", "onnx")
+    int8 = quantization.QuantType.QInt8
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
+        onnx.save(model, given)  # given a model in memory, the quantizer would take its weights out
+        if precision == "dynamic_wi8_afp32":
+            quantization.quantize_dynamic(given, made, per_channel=True, weight_type=int8)
+            simple, _ = load("onnxsim", "onnx").simplify(onnx.load(made))  # constants that it reshapes
+            return simple
+        quantization.quantize_static(
+            given, made, _Reader(samples), per_channel=True, activation_type=int8, weight_type=int8
+        )
+        return onnx.load(made)
+
+
+class _Reader:
+    """Hand samples out one by one, as ONNX Runtime's calibration asks for them."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._left = iter(samples)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._left, None)
+
+
+def _stored(model: Any, precision: str) -> Any:
+    """Keep each large weight in other numbers, and before all else operators that make float32 of them.
+
+    Their inputs are constants, so runtimes run them once, as they load the file. A DequantizeLinear, which ONNX Runtime
+    leaves where it is for its integer kernels, would run in every inference.
+    """
+    onnx = load("onnx", "onnx")
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph, restoring = made.graph, []
+    for tensor in list(graph.initializer):
+        name, weight = tensor.name, onnx.numpy_helper.to_array(tensor)
+        if weight.dtype != np.float32 or weight.size < LARGE:
+            continue
+        numbers, scale = STORED[precision](weight)
+        constants = {f"{name}.{numbers.dtype}": numbers}
+        cast = name if scale is None else f"{name}.unscaled"
+        restoring.append(onnx.helper.make_node("Cast", list(constants), [cast], to=onnx.TensorProto.FLOAT))
+        if scale is not None:
+            constants[f"{name}.scale"] = scale
+            restoring.append(onnx.helper.make_node("Mul", [cast, f"{name}.scale"], [name]))
+        graph.initializer.remove(tensor)
+        graph.initializer.extend(onnx.numpy_helper.from_array(array, key) for key, array in constants.items())
+    nodes = [*restoring, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return made
+
+
+def _float16(weight: np.ndarray) -> tuple[np.ndarray, None]:
+    most = np.finfo(np.float16).max
+    return weight.clip(-most, most).astype(np.float16), None
+
+
+def _int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round to integers times a scale per index of one axis: that of the finest steps, in their geometric mean.
+
+    So the output channels of any operator get scales of their own, and its kind need not be known.
+    """
+    every = tuple(range(weight.ndim))
+    axes = [axis for axis in every if weight.shape[axis] * PER_SCALE <= weight.size]
+    around = [tuple(other for other in every if other != axis) for axis in axes] or [every]
+    largest = [np.abs(weight).max(axis=others, keepdims=True) for others in around]
+    finest = min(largest, key=lambda each: float(np.log(each + np.finfo(np.float32).tiny).mean()))
+    scale = np.where(finest > 0, finest / 127, 1).astype(np.float32)
+    return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale
+
+
+STORED = {"float16": _float16, "weight_only_wi8_afp32": _int8}
