@@ -224,6 +224,20 @@ class Flat(nn.Module):
         return x.flatten(1) * 2
 
 
+def test_what_would_fill_the_memory_is_not_unpacked(saved, tmp_path):
+    """A deflated archive may hold a thousand times its size, in a member that is known, too."""
+    bomb = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(saved[1]) as given, zipfile.ZipFile(bomb, "w") as made:
+        for info in given.infolist():
+            graph = info.filename.endswith("models/model.json")
+            made.writestr(
+                info, b" " * (64 << 20) if graph else given.read(info), zipfile.ZIP_DEFLATED if graph else None
+            )
+    assert bomb.stat().st_size < 1 << 20
+    with pytest.raises(UsageError, match=r"its member '.*model\.json' is compressed"):
+        load(bomb)
+
+
 def test_dynamic_shapes_are_refused_in_one_line(tmp_path):
     program = torch.export.export(Flat(), (torch.randn(3, 4, 5),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, tmp_path / "a.pt2")

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,10 @@ def load(path: str | Path) -> Slimmed:
 
 def _refuse_code(content: bytes) -> None:
     """Read an archive with torch's own reader, and raise if loading it would do more than fill tensors."""
+    with zipfile.ZipFile(io.BytesIO(content)) as members:
+        for member in members.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(content):
+                raise UsageError(f"its member {member.filename!r} is compressed, as torch never writes it")
     archive = PT2ArchiveReader(io.BytesIO(content))
     names = archive.get_file_names()
     for name, count in Counter(name.casefold() for name in names).items():
