@@ -109,7 +109,8 @@ class Gates(nn.Module):
                     gate.spread = gate.spread if gate.spread <= SPREAD else 1
                     readers.append(gate)
         orders = [gate.index.repeat_interleave(gate.spread) for gate in readers]
-        self.order, self.sizes = torch.cat(orders), [order.numel() for order in orders]
+        self.order = torch.cat([self.order[:0], *orders])  # units that only operators without weights read have none
+        self.sizes = [order.numel() for order in orders]
 
     def draw(self) -> None:
         """Sample all gates for one forward, in training; shared by every reader of a unit."""

@@ -462,6 +462,29 @@ def test_a_probability_outside_the_open_interval_is_refused(probability):
     assert not has_gates(net)
 
 
+class Cut(nn.Module):
+    """Nobody reads the first output of the layer, so it may go; the others are the model's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.layer(x)[:, 1:]
+
+
+def test_units_that_no_weight_reads_need_no_gate_anywhere():
+    net, x = Cut(), torch.randn(2, 5)
+    wanted = net(x)
+    gates = attach(net, x)
+    assert (gates.coupling.units, gates.coupling.readers) == (1, ())
+    for training in (True, False):
+        net.train(training)
+        assert torch.equal(net(x), wanted)
+    detach(net)
+    assert torch.equal(net(x), wanted)
+
+
 def test_nothing_removable_says_why():
     net = nn.Sequential(nn.Linear(4, 3))
     with pytest.raises(TraceError, match="nothing in Sequential can be removed: an output of the model"):
