@@ -72,11 +72,8 @@ class Gates(nn.Module):
 
     @held.setter
     def held(self, held: bool) -> None:
-        self._held, self.idle = (
-            held,
-            False,
-        )  # for a forward that must not wait for a device; the buffer reaches averages of the model
-        self.waiting.fill_(held)  # reaches averages of the model
+        self._held, self.idle = held, False  # for a forward that must not wait for a device
+        self.waiting.fill_(held)  # this reaches averages of the model
 
     def forward(self, x: Any) -> Any:
         """Return ``x``: a model that is an ``nn.Sequential`` runs its gates, too, as its last layer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,21 @@ def write_tflite(
             images = [index for index, tensor in enumerate(inputs) if tensor.ndim == 4]
             module = litert.to_channel_last_io(module, args=images).eval()
             inputs = tuple(map(channels_last, inputs))
-        content = _named(litert.convert(module, inputs).model_content(), names)
-        kept: list[str] = []
+        content, kept = litert.convert(module, inputs).model_content(), list[str]()
         if precision != "float32":
             given = [tuple(map(channels_last, sample)) if layout == "nhwc" else sample for sample in samples]
             named = [dict(zip(names.inputs, map(_narrow, arrays(sample)), strict=True)) for sample in given]
-            content, kept = requantized(content, precision, named)
+            content, kept = requantized(_edited(content, lambda model: _name_(model, names)), precision, named)
         count, outside = partitions(content)
         told = {"layout": layout, "partitions": count, "outside": outside, "kept_float": kept}
         carried = {**provenance, "tflite": told}
-        content = _noted(content, json.dumps(carried, sort_keys=True))
+
+        def label_(model: Any) -> None:
+            if precision == "float32":
+                _name_(model, names)
+            _note_(model, json.dumps(carried, sort_keys=True))
+
+        content = _edited(content, label_)
     path.write_bytes(content)
     return carried
 
@@ -68,9 +73,18 @@ def _narrow(array: np.ndarray) -> np.ndarray:
     return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
-def _named(content: bytes, names: Signature) -> bytes:
-    """Put the program's names into the signature of a TFLite file, which has ``args_0``, ``output_0``, ... so far."""
-    model = _unpacked(content)
+def _edited(content: bytes, edit_: Callable[[Any], None]) -> bytes:
+    """Take a TFLite file apart, which takes a while for a large one, change it, and put it together again."""
+    schema = load("ai_edge_litert.schema_py_generated", "tflite")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    edit_(model)
+    builder = load("flatbuffers", "tflite").Builder(len(content))
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def _name_(model: Any, names: Signature) -> None:
+    """Put the program's names into the signature, which has ``args_0``, ``output_0``, ... so far."""
     (named,) = model.signatureDefs
     for entries, prefix, wanted in ((named.inputs, "args", names.inputs), (named.outputs, "output", names.outputs)):
         entries.sort(key=lambda entry: int(entry.name.decode().rpartition("_")[2]))
@@ -78,26 +92,13 @@ def _named(content: bytes, names: Signature) -> bytes:
             raise UsageError(f"the converter named {[e.name for e in entries]} where {list(wanted)} was expected.")
         for entry, name in zip(entries, wanted, strict=True):
             entry.name = name
-    return _packed(model, len(content))
 
 
-def _noted(content: bytes, provenance: str) -> bytes:
-    """Put the provenance into a TFLite file."""
-    schema, model = load("ai_edge_litert.schema_py_generated", "tflite"), _unpacked(content)
+def _note_(model: Any, provenance: str) -> None:
+    """Put the provenance into the metadata."""
+    schema = load("ai_edge_litert.schema_py_generated", "tflite")
     buffer, note = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(provenance.encode(), dtype=np.uint8)
     note.name, note.buffer = "edgel0", len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), note]
-    return _packed(model, len(content))
-
-
-def _unpacked(content: bytes) -> Any:
-    schema = load("ai_edge_litert.schema_py_generated", "tflite")
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-
-
-def _packed(model: Any, size: int) -> bytes:
-    builder = load("flatbuffers", "tflite").Builder(size)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
