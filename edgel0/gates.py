@@ -22,7 +22,7 @@ from edgel0.sharding import whole
 from edgel0.types import Coupling
 
 NAME = "edgel0_gates"
-SPREAD = 64  # a gate is repeated for up to so many elements behind its axis, a kernel's, say: long rows multiply faster
+REPEATS = 64  # a gate is repeated for up to so many elements behind its axis, a kernel's: long rows multiply faster
 
 
 class Gates(nn.Module):
@@ -90,7 +90,7 @@ class Gates(nn.Module):
         return self._with_pinned(self._still())
 
     def values_at(self, reader: ReaderGate) -> Tensor:
-        """Present values at one reader: one per unit of its ``index``, or ``reader.spread`` of each."""
+        """Present values at one reader: one per unit of its ``index``, or ``reader.repeats`` of each."""
         if self.training and self._drawn is not None:
             return self._parts[reader.slot]
         return self.values().index_select(0, reader.index)
@@ -102,10 +102,10 @@ class Gates(nn.Module):
             for gate in chain:
                 if isinstance(gate, ReaderGate):
                     gate.slot = len(readers)
-                    gate.spread = chain.original.shape[gate.axis + 1 :].numel()
-                    gate.spread = gate.spread if gate.spread <= SPREAD else 1
+                    gate.repeats = chain.original.shape[gate.axis + 1 :].numel()
+                    gate.repeats = gate.repeats if gate.repeats <= REPEATS else 1
                     readers.append(gate)
-        orders = [gate.index.repeat_interleave(gate.spread) for gate in readers]
+        orders = [gate.index.repeat_interleave(gate.repeats) for gate in readers]
         self.order = torch.cat([self.order[:0], *orders])  # units that only operators without weights read have none
         self.sizes = [order.numel() for order in orders]
 
@@ -171,6 +171,7 @@ class Gates(nn.Module):
         if torch._C._current_graph_task_id() == -1:
             self.draws += 1
         # else this forward is repeated in a backward, by gradient checkpointing, and has its noise again
+        # What follows the question above, at which a graph ends, may be compiled by itself.
         if self.words.device.type == "cpu" and not torch.compiler.is_compiling():
             return self._ahead.uniform(self.words, int(self.seed), int(self.draws))
         return uniform(self.words, self.seed, self.draws)
@@ -223,7 +224,7 @@ class ReaderGate(nn.Module):
         self._gates = [gates]  # in a list: the gates belong to the model, not to each of their readers
         self.axis = axis
         self.register_buffer("index", index, persistent=False)
-        self.slot, self.spread = 0, 1  # both by Gates.seat
+        self.slot, self.repeats = 0, 1  # both by Gates.seat
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the gated weight, of the same shape."""

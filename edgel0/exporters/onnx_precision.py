@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgel0.exporters.foreign import load
+from edgel0.exporters.precision import Samples
 
 LARGE = 64  # elements: below that scales and operators cost more than the bits that they save
 PER_SCALE = 8  # elements that a scale must serve at least, or there is one scale for the whole weight
-Samples = Sequence[dict[str, np.ndarray]]  # per sample: arrays by the name of their input
 
 
 def requantized(model: Any, precision: str, samples: Samples) -> Any:

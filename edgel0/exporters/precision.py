@@ -6,9 +6,14 @@ integers. *Dynamic* files find the scales of activations while they run, *static
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from edgel0.errors import UsageError, nearest
+
+Samples = Sequence[dict[str, np.ndarray]]  # what is calibrated on; per sample: arrays by the name of their input
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from edgel0.exporters.foreign import load
-
-Samples = Sequence[dict[str, np.ndarray]]  # per sample: arrays by the name of their input
+from edgel0.exporters.precision import Samples
 
 
 def requantized(content: bytes, precision: str, samples: Samples) -> tuple[bytes, list[str]]:
