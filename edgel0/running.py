@@ -22,6 +22,7 @@ from edgel0.devices.measure import measure
 from edgel0.errors import ExtraError, ParityError, RecipeError, need
 from edgel0.exporters.calibration import spread_out
 from edgel0.exporters.parity import compare
+from edgel0.exporters.precision import PRECISIONS
 from edgel0.exporters.runtimes import arrays
 from edgel0.exporters.writing import export
 from edgel0.masks import masked
@@ -139,6 +140,9 @@ def finish(
             labels=data.y_test[: len(samples)].tolist(),
             calibrate=observed,
             precision=precision,
+            max_drop=recipe.export.max_accuracy_drop if recipe.export.max_accuracy_drop < 1 else None,
+            keep_float=recipe.export.kept if PRECISIONS[precision].calibrated else (),
+            progress=say,
             layout=recipe.export.layout if name.endswith(".tflite") else "nchw",
             provenance={"data": data.digest, "recipe": recipe.name, "dense_cost": program.dense.as_dict()},
         )

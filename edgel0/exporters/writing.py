@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from torch.utils import _pytree as pytree
 
 from edgel0.errors import DeviceError, ParityError, UsageError, nearest
 from edgel0.exporters.foreign import foreign
+from edgel0.exporters.keeping import Judge
 from edgel0.exporters.onnx import write_onnx
-from edgel0.exporters.parity import accuracy, compare
+from edgel0.exporters.order import Order
+from edgel0.exporters.parity import Arrays, accuracy, check_drop, compare
 from edgel0.exporters.precision import precision_of
 from edgel0.exporters.runtimes import Runtime, arrays, open_onnx, open_pt2, open_tflite
 from edgel0.exporters.signature import example, leaves, signature
@@ -36,7 +39,7 @@ class Exporter:
     """One file format: its name, how it is written and run, and the libraries whose versions matter to it."""
 
     format: str
-    write: Callable[..., dict[str, Any]]
+    write: Callable[[ExportedProgram, Path, Order], dict[str, Any]]
     open: Callable[..., Runtime]
     libraries: tuple[str, ...]
 
@@ -52,6 +55,9 @@ def export(
     calibrate: Sequence[tuple[Any, ...]] | None = None,
     labels: Sequence[int] | None = None,
     tolerance: float | None = None,
+    max_drop: float | None = None,
+    keep_float: str | Sequence[str] = (),
+    sensitivity: bool = False,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
@@ -62,8 +68,12 @@ def export(
     more than ``tolerance``, a share of its largest value (float32: of 1 at least, and 1e-5 by default; see
     :data:`~edgel0.exporters.precision.PRECISIONS` for the others). ``layout="nhwc"`` gives a TFLite file with
     channels-last inputs. ``precision`` is one of those; with integer activations it needs samples of real data to
-    ``calibrate`` their ranges on. ``labels``, a class per sample of ``inputs``, add the file's accuracy. Beside the
-    file stands ``<path>.json`` with its digest, inputs, outputs, cost, parity, provenance and the versions used.
+    ``calibrate`` their ranges on. ``labels``, a class per sample of ``inputs``, add the file's accuracy, which may be
+    lower than the reference's by ``max_drop``; without labels so large a share of samples may have another largest
+    output. ``keep_float`` leaves layers of such a file in float32: patterns of their names or kinds, or "auto" for the
+    fewest, the most sensitive first, that keep ``max_drop`` on the samples of ``calibrate``. ``sensitivity`` has each
+    layer's written into the file. Beside the file stands ``<path>.json`` with its digest, inputs, outputs, cost,
+    parity, provenance and the versions used.
 
     Raises :class:`~edgel0.errors.ParityError` when the file disagrees (it is kept as ``<path>.rejected``),
     :class:`~edgel0.errors.UsageError` when it cannot be converted, :class:`~edgel0.errors.DeviceError` when it cannot
@@ -73,12 +83,21 @@ def export(
     row, asked = _row(target), precision_of(precision)
     log = target.with_name(f"{target.name}.log")
     samples = _samples(slim.program, inputs)
+    if (keep_float or sensitivity) and not asked.calibrated:
+        raise UsageError(
+            f"layers of a {precision} file are float32 in computation already; keep_float and sensitivity are for "
+            "precisions with integer activations, such as static_wi8_ai8."
+        )
+    if isinstance(keep_float, str) and keep_float != "auto":
+        raise UsageError(f"keep_float is {keep_float!r}; give 'auto', or a list of patterns of layers.")
+    if keep_float == "auto" and max_drop is None:
+        raise UsageError("keep_float='auto' needs to know how much may be lost; give max_drop, such as 0.01.")
     if asked.calibrated and not calibrate:
         raise UsageError(
             f"{precision} has integer activations, whose ranges come from data, and there is none to calibrate on; "
             "give some tens of real samples (calibrate=..., --calibrate), or choose a precision with float activations."
         )
-    seen = [leaves(sample) for sample in _samples(slim.program, calibrate)] if asked.calibrated else []
+    observed = _samples(slim.program, calibrate) if asked.calibrated else []
     allowed = asked.tolerance if tolerance is None else tolerance
     given = _plain({**slim.provenance, **(provenance or {})})
 
@@ -89,9 +108,18 @@ def export(
 
     with _beside(target) as partial:
         say(f"writing {target.name}")
-        carried = row.write(
-            slim.program, partial, provenance=given, log=log, layout=layout, precision=precision, samples=seen
+        order = Order(
+            provenance=given,
+            log=log,
+            layout=layout,
+            precision=precision,
+            samples=[leaves(sample) for sample in observed],
+            keep=keep_float if isinstance(keep_float, str) else tuple(keep_float),
+            judge=_judge(slim.program, row, layout, observed, max_drop),
+            ranking=sensitivity,
+            say=lambda text: say(f"writing {target.name}: {text}"),
         )
+        carried = row.write(slim.program, partial, order)
         say(f"running {target.name} on {len(samples)} samples")
         with foreign("the runtime", log, DeviceError):
             runtime = row.open(partial, layout)
@@ -107,8 +135,10 @@ def export(
                 tolerance=allowed,
                 floor=asked.floor,
             )
-        if labels is not None:
-            parity = dataclasses.replace(parity, accuracy=accuracy(found, labels))
+            if labels is not None:
+                parity = dataclasses.replace(parity, accuracy=accuracy(found, labels))
+            if max_drop is not None:
+                check_drop(expected, found, labels, max_drop)
         content = partial.read_bytes()
         artifact = Artifact(
             path=target,
@@ -129,6 +159,21 @@ def export(
             sidecar.replace(f"{target}.json")
     say(f"{target.name} is equal within {parity.max_abs:.1e}: {artifact.bytes:,} B ({artifact.bytes / 1024:.1f} KiB)")
     return artifact
+
+
+def _judge(
+    program: ExportedProgram, row: Exporter, layout: str, samples: Sequence[tuple[Any, ...]], allowed: float | None
+) -> Judge:
+    """Return who decides how much of an integer file stays in float32: the program's own answers."""
+    module = program.module(check_guards=False)
+    with torch.no_grad():
+        expected = [arrays(module(*sample)) for sample in samples]
+
+    def run(content: bytes, count: int) -> list[Arrays]:
+        runtime = row.open(content, layout)
+        return [runtime.run(leaves(sample)) for sample in samples[:count]]
+
+    return Judge(run, expected, math.inf if allowed is None else allowed)
 
 
 def _row(target: Path) -> Exporter:
