@@ -74,7 +74,9 @@ def run(
     keep()
     console = _console()
     with Watch(console) as watch:
-        outcome = run_recipe(asked, out=out, data_path=data, fresh=fresh, progress=watch.tick, say=watch.say)
+        outcome = run_recipe(
+            asked, out=out, data_path=data, fresh=fresh, progress=watch.tick, say=watch.say, hint=watch.hint
+        )
     console.print(summary(outcome.result))
     if outcome.verdicts:
         console.print()

@@ -59,6 +59,7 @@ def run(
     fresh: bool = False,
     progress: Callable[[Tick], None] = lambda tick: None,
     say: Callable[[str], None] = lambda text: None,
+    hint: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Run a recipe; the results are in ``out/NAME`` when it returns, and nothing of them before.
 
@@ -75,7 +76,7 @@ def run(
         model = build_model(recipe)
         check_fit(model, data, recipe.path.parent)
         trained = train(recipe, model, data, work, progress, say)
-        result, verdicts = finish(recipe, trained, data, work, say)
+        result, verdicts = finish(recipe, trained, data, work, say, hint)
         folder = publish(Path(out), recipe.name)
     return Outcome(folder, result, verdicts)
 
@@ -115,7 +116,12 @@ def _installed(module: str) -> bool:
 
 
 def finish(
-    recipe: Recipe, trained: Trained, data: Data, work: Path, say: Callable[[str], None]
+    recipe: Recipe,
+    trained: Trained,
+    data: Data,
+    work: Path,
+    say: Callable[[str], None],
+    hint: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Any], tuple[Verdict, ...]]:
     """Slim, export, measure and check what was trained; write everything into ``work``."""
     say("slimming")
@@ -142,7 +148,7 @@ def finish(
             precision=precision,
             max_drop=recipe.export.max_accuracy_drop if recipe.export.max_accuracy_drop < 1 else None,
             keep_float=recipe.export.kept if PRECISIONS[precision].calibrated else (),
-            progress=say,
+            progress=hint,
             layout=recipe.export.layout if name.endswith(".tflite") else "nchw",
             provenance={"data": data.digest, "recipe": recipe.name, "dense_cost": program.dense.as_dict()},
         )

@@ -18,6 +18,7 @@ from edgel0.exporters.order import Order
 from edgel0.exporters.runtimes import arrays
 from edgel0.exporters.signature import Signature, channels_last, example, signature
 from edgel0.exporters.tflite_precision import partitions, requantized
+from edgel0.exporters.tidying import tidy_
 
 LAYOUTS = ("nchw", "nhwc")
 
@@ -42,7 +43,8 @@ def write_tflite(program: ExportedProgram, path: Path, order: Order) -> dict[str
             images = [index for index, tensor in enumerate(inputs) if tensor.ndim == 4]
             module = litert.to_channel_last_io(module, args=images).eval()
             inputs = tuple(map(channels_last, inputs))
-        content, told = litert.convert(module, inputs).model_content(), dict[str, Any](kept_float=[])
+        content = _edited(litert.convert(module, inputs).model_content(), tidy_)
+        told: dict[str, Any] = {"kept_float": []}
         if order.precision != "float32":
             given = [tuple(map(channels_last, s)) if layout == "nhwc" else s for s in order.samples]
             named = [dict(zip(names.inputs, map(_narrow, arrays(sample)), strict=True)) for sample in given]
