@@ -19,7 +19,7 @@ def tidy_(model: Any) -> None:
     schema = load("ai_edge_litert.schema_py_generated", "tflite")
     for graph in model.subgraphs:
         sheet = Sheet(schema, model, graph)
-        while any(rule(sheet, operator) for operator in list(graph.operators) for rule in RULES):
+        while sum(rule(sheet, operator) for operator in list(graph.operators) for rule in RULES):
             _drop_unread_(sheet)
         _name_(sheet)
     compact_(model)

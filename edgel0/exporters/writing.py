@@ -19,19 +19,21 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from edgel0.errors import DeviceError, ParityError, UsageError, nearest
-from edgel0.exporters.foreign import foreign
+from edgel0.exporters.differing import INSIDE, first_difference
+from edgel0.exporters.foreign import foreign, silently
 from edgel0.exporters.keeping import Judge
 from edgel0.exporters.onnx import write_onnx
 from edgel0.exporters.order import Order
 from edgel0.exporters.parity import Arrays, accuracy, check_drop, compare
-from edgel0.exporters.precision import precision_of
+from edgel0.exporters.precision import Precision, precision_of
 from edgel0.exporters.runtimes import Runtime, arrays, open_onnx, open_pt2, open_tflite
 from edgel0.exporters.signature import example, leaves, signature
 from edgel0.exporters.tflite import write_tflite
 from edgel0.exporters.torch_file import write_pt2
 from edgel0.types import Artifact, Slimmed, TensorInfo
 
-RANDOM_SAMPLES = 4
+RANDOM_SAMPLES = 2
+LOOKED_INTO = 8  # samples that are searched for the layer in which a file first differs
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def export(
     """Write a slimmed program as the file that ``path``'s suffix names, proven equal to ``reference``.
 
     ``reference`` (the masked model, say; by default the program itself) and the file answer the same ``inputs``:
-    samples shaped like the program's example; by default the example and four random ones. No output may differ by
+    samples shaped like the program's example; by default the example and two random ones. No output may differ by
     more than ``tolerance``, a share of its largest value (float32: of 1 at least, and 1e-5 by default; see
     :data:`~edgel0.exporters.precision.PRECISIONS` for the others). ``layout="nhwc"`` gives a TFLite file with
     channels-last inputs. ``precision`` is one of those; with integer activations it needs samples of real data to
@@ -115,7 +117,7 @@ def export(
             precision=precision,
             samples=[leaves(sample) for sample in observed],
             keep=keep_float if isinstance(keep_float, str) else tuple(keep_float),
-            judge=_judge(slim.program, row, layout, observed, max_drop),
+            judge=_judge(slim.program, row, layout, observed, max_drop) if keep_float or sensitivity else None,
             ranking=sensitivity,
             say=lambda text: say(f"writing {target.name}: {text}"),
         )
@@ -125,7 +127,7 @@ def export(
             runtime = row.open(partial, layout)
             found = [runtime.run(leaves(sample)) for sample in samples]
         names = signature(slim.program).outputs
-        with _rejecting(partial, target, model):
+        with _rejecting(partial, target, model, lambda: _where(slim.program, row, partial, layout, samples, asked)):
             parity = compare(
                 expected,
                 found,
@@ -174,6 +176,27 @@ def _judge(
         return [runtime.run(leaves(sample)) for sample in samples[:count]]
 
     return Judge(run, expected, math.inf if allowed is None else allowed)
+
+
+def _where(
+    program: ExportedProgram,
+    row: Exporter,
+    partial: Path,
+    layout: str,
+    samples: Sequence[tuple[Any, ...]],
+    asked: Precision,
+) -> str:
+    """Say in which layer a file first differs from its program, on the first sample where it does."""
+    if row.format not in INSIDE:
+        return ""
+    content = partial.read_bytes()
+    for sample in samples[:LOOKED_INTO]:
+        with contextlib.suppress(RuntimeError, ValueError), silently():  # a runtime that cannot show what is inside
+            inside = INSIDE[row.format](content, leaves(sample), layout)
+            layer = first_difference(program, leaves(sample), inside, asked.tolerance, asked.floor)
+            if layer is not None:
+                return f" It first differs from its program in {layer}."
+    return " Inside it is what its program is: the reference is another model, or the difference is below a tolerance."
 
 
 def _row(target: Path) -> Exporter:
@@ -242,16 +265,19 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _rejecting(partial: Path, target: Path, model: Callable[..., Any]) -> Iterator[None]:
-    """Keep a file that disagrees as ``<target>.rejected`` and say so."""
+def _rejecting(partial: Path, target: Path, model: Callable[..., Any], where: Callable[[], str]) -> Iterator[None]:
+    """Keep a file that disagrees as ``<target>.rejected`` and say so, and in which layer it begins."""
     try:
         yield
     except ParityError as error:
+        told = where()
         partial.replace(f"{target}.rejected")
         # A traced module always claims to be in training mode.
         training = getattr(model, "training", False) and not isinstance(model, torch.fx.GraphModule)
         hint = " The reference is in training mode: call its eval() first." if training else ""
-        raise ParityError(f"{target} is not written: {error}{hint} The file is kept as {target}.rejected.") from error
+        raise ParityError(
+            f"{target} is not written: {error}{told}{hint} The file is kept as {target}.rejected."
+        ) from error
 
 
 def _sidecar(artifact: Artifact, slim: Slimmed, layout: str, libraries: Sequence[str]) -> dict[str, Any]:
