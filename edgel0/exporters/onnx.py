@@ -10,6 +10,7 @@ import torch
 from torch.export import ExportedProgram
 
 from edgel0.errors import ParityError
+from edgel0.exporters.batching import any_batch
 from edgel0.exporters.foreign import foreign, load
 from edgel0.exporters.fusion import fuse_batch_norm
 from edgel0.exporters.onnx_precision import requantized
@@ -38,6 +39,8 @@ def write_onnx(program: ExportedProgram, path: Path, order: Order) -> dict[str, 
             raise RuntimeError("torch.onnx.export returned nothing")
         _rename_(exported.model.graph, names)
         model, simplified = _simplified(onnxsim, exported.model_proto, module, inputs, names)
+        if order.batch:
+            model = any_batch(model, module, names, inputs, order.log)
         if order.precision != "float32":
             named = [dict(zip(names.inputs, arrays(sample), strict=True)) for sample in order.samples]
             model, kept = requantized(model, order, named)

@@ -32,6 +32,14 @@ class Order:
     batch: bool = False
     say: Callable[[str], None] = lambda text: None
 
+    def refuse_batch(self, suffix: str) -> None:
+        """Refuse a batch of any size."""
+        if self.batch:
+            raise UsageError(
+                f"a batch of any size was asked of a {suffix} file, which takes one sample at a time; write ONNX for "
+                "more, or leave the batch out."
+            )
+
     def refuse_layout(self, suffix: str) -> None:
         """Refuse any layout but the program's own."""
         if self.layout != "nchw":

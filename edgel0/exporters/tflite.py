@@ -35,6 +35,7 @@ def write_tflite(program: ExportedProgram, path: Path, order: Order) -> dict[str
     layout = order.layout
     if layout not in LAYOUTS:
         raise UsageError(f"the layout is {layout!r}; it must be one of {', '.join(map(repr, LAYOUTS))}.")
+    order.refuse_batch("TFLite")
     litert = load("litert_torch", "tflite")
     names, inputs = signature(program), example(program)
     module: torch.nn.Module = fuse_batch_norm(program)

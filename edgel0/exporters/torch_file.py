@@ -23,6 +23,7 @@ def write_pt2(program: ExportedProgram, path: Path, order: Order) -> dict[str, A
     Returns the provenance as the file carries it, in the extra file ``edgel0``.
     """
     order.refuse_layout(".pt2")
+    order.refuse_batch(".pt2")
     if order.precision != "float32":
         raise UsageError(
             f"precision {order.precision!r} was asked of a .pt2 file, which keeps the program as it is; "

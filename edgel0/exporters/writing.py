@@ -27,7 +27,7 @@ from edgel0.exporters.order import Order
 from edgel0.exporters.parity import Arrays, accuracy, check_drop, compare
 from edgel0.exporters.precision import Precision, precision_of
 from edgel0.exporters.runtimes import Runtime, arrays, open_onnx, open_pt2, open_tflite
-from edgel0.exporters.signature import example, leaves, signature
+from edgel0.exporters.signature import example, example_like, leaves, signature
 from edgel0.exporters.tflite import write_tflite
 from edgel0.exporters.torch_file import write_pt2
 from edgel0.types import Artifact, Slimmed, TensorInfo
@@ -60,6 +60,7 @@ def export(
     max_drop: float | None = None,
     keep_float: str | Sequence[str] = (),
     sensitivity: bool = False,
+    dynamic_batch: bool = False,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
@@ -74,8 +75,9 @@ def export(
     lower than the reference's by ``max_drop``; without labels so large a share of samples may have another largest
     output. ``keep_float`` leaves layers of such a file in float32: patterns of their names or kinds, or "auto" for the
     fewest, the most sensitive first, that keep ``max_drop`` on the samples of ``calibrate``. ``sensitivity`` has each
-    layer's written into the file. Beside the file stands ``<path>.json`` with its digest, inputs, outputs, cost,
-    parity, provenance and the versions used.
+    layer's written into the file. ``dynamic_batch`` makes the first axis of an ONNX file's inputs and outputs one of
+    any size; the other formats take one sample at a time. Beside the file stands ``<path>.json`` with its digest,
+    inputs, outputs, cost, parity, provenance and the versions used.
 
     Raises :class:`~edgel0.errors.ParityError` when the file disagrees (it is kept as ``<path>.rejected``),
     :class:`~edgel0.errors.UsageError` when it cannot be converted, :class:`~edgel0.errors.DeviceError` when it cannot
@@ -90,7 +92,7 @@ def export(
             f"layers of a {precision} file are float32 in computation already; keep_float and sensitivity are for "
             "precisions with integer activations, such as static_wi8_ai8."
         )
-    if isinstance(keep_float, str) and keep_float != "auto":
+    if isinstance(keep_float, str) and keep_float not in ("", "auto"):
         raise UsageError(f"keep_float is {keep_float!r}; give 'auto', or a list of patterns of layers.")
     if keep_float == "auto" and max_drop is None:
         raise UsageError("keep_float='auto' needs to know how much may be lost; give max_drop, such as 0.01.")
@@ -119,6 +121,7 @@ def export(
             keep=keep_float if isinstance(keep_float, str) else tuple(keep_float),
             judge=_judge(slim.program, row, layout, observed, max_drop) if keep_float or sensitivity else None,
             ranking=sensitivity,
+            batch=dynamic_batch,
             say=lambda text: say(f"writing {target.name}: {text}"),
         )
         carried = row.write(slim.program, partial, order)
@@ -215,7 +218,7 @@ def _samples(program: ExportedProgram, inputs: Sequence[tuple[Any, ...]] | None)
     traced: tuple[Any, ...] = program.example_inputs[0]
     if inputs is None:
         generator = torch.Generator().manual_seed(0)
-        draws = [[_random_like(tensor, generator) for tensor in flat] for _ in range(RANDOM_SAMPLES)]
+        draws = [example_like(flat, generator) for _ in range(RANDOM_SAMPLES)]
         spec = pytree.tree_structure(traced)
         return [traced, *(pytree.tree_unflatten(draw, spec) for draw in draws)]
     wanted = [(tuple(tensor.shape), tensor.dtype) for tensor in flat]
@@ -226,13 +229,6 @@ def _samples(program: ExportedProgram, inputs: Sequence[tuple[Any, ...]] | None)
     if not inputs:
         raise UsageError("inputs is empty; give at least one sample, or leave it out for random ones.")
     return list(inputs)
-
-
-def _random_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw normal values; integers (token numbers, say) are the example's own, in another order."""
-    if tensor.is_floating_point():
-        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-    return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view(tensor.shape)
 
 
 def _plain(provenance: dict[str, Any]) -> dict[str, Any]:
