@@ -161,6 +161,9 @@ def export(
     ] = "",
     sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Tell what each integer layer costs.")] = False,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="ONNX for any number of samples.")] = False,
+    python: Annotated[
+        list[str] | None, typer.Option(help="Another Python, whose runtime must answer alike; repeat for several.")
+    ] = None,
 ) -> None:
     """Write a model in other formats and precisions, each proven equal in its own runtime."""
     from edgel0.errors import need
@@ -191,11 +194,14 @@ def export(
                 keep_float=keep_float if keep_float in ("", "auto") else keep_float.split(","),
                 sensitivity=sensitivity,
                 dynamic_batch=dynamic_batch and file.suffix == ".onnx",
+                interpreters=(python or []) if file.suffix != ".pt2" else [],
                 progress=status.update,
             )
         parity = artifact.parity
         within = f", within {parity.max_abs:.1e} on {parity.samples} samples" if parity else ""
         console.print(f"{file}: {artifact.bytes:,} B ({artifact.bytes / 1024:.1f} KiB){within}", soft_wrap=True)
+        for row in artifact.elsewhere:
+            console.print(f"{file}: within {row.max_abs:.1e} in {row.runtime}", soft_wrap=True)
         if dynamic_batch and file.suffix != ".onnx":
             console.print(f"{file} takes one sample at a time; only ONNX files take any number.", soft_wrap=True)
         if rows := artifact.provenance.get(artifact.format, {}).get("sensitivity"):

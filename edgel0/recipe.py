@@ -109,7 +109,8 @@ class Exports:
     ``verify`` is the number of test samples that they are compared on, ``calibrate`` that of the training samples that
     integer activations get their ranges from. ``max_accuracy_drop`` is by how much a file may be less accurate than the
     slim network; layers of integer files stay in float32 until that holds on the training samples, the most sensitive
-    first, or those that ``keep_float`` names by pattern.
+    first, or those that ``keep_float`` names by pattern. ``interpreters`` are other Pythons, by path or name, in whose
+    runtimes the slim files must answer alike.
     """
 
     formats: tuple[str, ...] = field(default=("onnx", "tflite"), metadata={"choices": ("onnx", "tflite", "pt2")})
@@ -119,6 +120,7 @@ class Exports:
     calibrate: int = _bounded(256, 1)
     max_accuracy_drop: float = _bounded(1.0, 0, 1)
     keep_float: tuple[str, ...] = ()
+    interpreters: tuple[str, ...] = ()
 
     @property
     def kept(self) -> str | tuple[str, ...]:
@@ -305,6 +307,7 @@ def _within(source: Source, address: str, value: Any) -> dict[str, dict[str, str
 READERS: dict[str, Callable[[Source, str, Any], Any]] = {
     "exclude": _names,
     "keep_float": _names,
+    "interpreters": _names,
     "keep_at_least": _floors,
     "within": _within,
 }

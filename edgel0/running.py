@@ -148,6 +148,9 @@ def finish(
             precision=precision,
             max_drop=recipe.export.max_accuracy_drop if recipe.export.max_accuracy_drop < 1 else None,
             keep_float=recipe.export.kept if PRECISIONS[precision].calibrated else (),
+            interpreters=()
+            if name.endswith(".pt2")
+            else [_python(recipe, each) for each in recipe.export.interpreters],
             progress=hint,
             layout=recipe.export.layout if name.endswith(".tflite") else "nchw",
             provenance={"data": data.digest, "recipe": recipe.name, "dense_cost": program.dense.as_dict()},
@@ -155,6 +158,7 @@ def finish(
         artifacts[which if precision == "float32" else "quantized"].append(artifact)
         if artifact.parity is not None:
             parity[artifact.path.name] = artifact.parity
+        parity |= {f"{artifact.path.name} in {row.runtime}": row for row in artifact.elsewhere}
     measured = _measured(recipe, artifacts, say)
     scores = {
         "dense": accuracy(trained.dense, data.x_test, data.y_test),
@@ -196,6 +200,11 @@ def program_parity(slimmed: Slimmed, reference: nn.Module, samples: list[tuple[t
         raise ParityError(
             f"the slimmed program is not the masked model: {error} This is a defect of edgel0."
         ) from error
+
+
+def _python(recipe: Recipe, interpreter: str) -> str:
+    """Return another Python's path, which is relative to the recipe; a bare name is looked up by the system."""
+    return str(recipe.path.parent / interpreter) if "/" in interpreter else interpreter
 
 
 def _named(model: nn.Module, name: str) -> Callable[..., Any]:

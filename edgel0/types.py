@@ -262,7 +262,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a runtime can run, its digest and what is known of it."""
+    """A file that a runtime can run, its digest and what is known of it; ``elsewhere`` are other runtimes' answers."""
 
     path: Path
     format: str
@@ -273,6 +273,7 @@ class Artifact:
     outputs: tuple[TensorInfo, ...]
     cost: Cost | None = None
     parity: Parity | None = None
+    elsewhere: tuple[Parity, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
 
 

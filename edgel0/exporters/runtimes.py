@@ -90,6 +90,15 @@ def _ends(content: bytes) -> tuple[list[Any], list[Any]]:
     return inputs, [named.Outputs(i) for i in range(named.OutputsLength())]
 
 
+def ends_of(path: Path, kind: str) -> tuple[list[Any], list[Any]]:
+    """Return what a runtime calls a file's inputs and outputs, in the program's order: names, or numbers of tensors."""
+    if kind == "tflite":
+        inputs, outputs = _ends(path.read_bytes())
+        return [entry.TensorIndex() for entry in inputs], [entry.TensorIndex() for entry in outputs]
+    graph = load("onnx", "onnx").load(path, load_external_data=False).graph
+    return [value.name for value in graph.input], [value.name for value in graph.output]
+
+
 def open_pt2(source: Path | bytes, layout: str = "nchw") -> Runtime:
     """Load a saved ``torch.export`` program, or its bytes, with torch."""
     program = torch.export.load(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from edgel0.errors import DeviceError, ParityError, UsageError, nearest
 from edgel0.exporters.differing import INSIDE, first_difference
+from edgel0.exporters.elsewhere import MODULES, answers_in
 from edgel0.exporters.foreign import foreign, silently
 from edgel0.exporters.keeping import Judge
 from edgel0.exporters.onnx import write_onnx
@@ -61,6 +62,7 @@ def export(
     keep_float: str | Sequence[str] = (),
     sensitivity: bool = False,
     dynamic_batch: bool = False,
+    interpreters: Sequence[str] = (),
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
@@ -76,8 +78,9 @@ def export(
     output. ``keep_float`` leaves layers of such a file in float32: patterns of their names or kinds, or "auto" for the
     fewest, the most sensitive first, that keep ``max_drop`` on the samples of ``calibrate``. ``sensitivity`` has each
     layer's written into the file. ``dynamic_batch`` makes the first axis of an ONNX file's inputs and outputs one of
-    any size; the other formats take one sample at a time. Beside the file stands ``<path>.json`` with its digest,
-    inputs, outputs, cost, parity, provenance and the versions used.
+    any size; the other formats take one sample at a time. The runtimes of other Python ``interpreters`` must answer
+    alike. Beside the file stands ``<path>.json`` with its digest, inputs, outputs, cost, parity, provenance and the
+    versions used.
 
     Raises :class:`~edgel0.errors.ParityError` when the file disagrees (it is kept as ``<path>.rejected``),
     :class:`~edgel0.errors.UsageError` when it cannot be converted, :class:`~edgel0.errors.DeviceError` when it cannot
@@ -96,6 +99,8 @@ def export(
         raise UsageError(f"keep_float is {keep_float!r}; give 'auto', or a list of patterns of layers.")
     if keep_float == "auto" and max_drop is None:
         raise UsageError("keep_float='auto' needs to know how much may be lost; give max_drop, such as 0.01.")
+    if interpreters and row.format not in MODULES:
+        raise UsageError(f"a {row.format} file runs in torch alone; leave other interpreters out.")
     if asked.calibrated and not calibrate:
         raise UsageError(
             f"{precision} has integer activations, whose ranges come from data, and there is none to calibrate on; "
@@ -140,6 +145,19 @@ def export(
                 tolerance=allowed,
                 floor=asked.floor,
             )
+            others = tuple(
+                compare(
+                    expected,
+                    answered.found,
+                    names=names,
+                    reference=name,
+                    runtime=answered.runtime,
+                    tolerance=allowed,
+                    floor=asked.floor,
+                )
+                for python in interpreters
+                for answered in [answers_in(python, partial, row.format, layout, [leaves(s) for s in samples])]
+            )
             if labels is not None:
                 parity = dataclasses.replace(parity, accuracy=accuracy(found, labels))
             if max_drop is not None:
@@ -155,6 +173,7 @@ def export(
             outputs=runtime.outputs,
             cost=slim.cost,
             parity=parity,
+            elsewhere=others,
             provenance=carried,
         )
         with _beside(target.with_name(f"{target.name}.json")) as sidecar:
@@ -290,6 +309,7 @@ def _sidecar(artifact: Artifact, slim: Slimmed, layout: str, libraries: Sequence
         "cost": slim.cost.as_dict(),
         "dense_cost": slim.dense.as_dict(),
         "parity": artifact.parity and dataclasses.asdict(artifact.parity),
+        "elsewhere": [dataclasses.asdict(row) for row in artifact.elsewhere],
         "provenance": artifact.provenance,
         "versions": {name: version(name) for name in sorted(libraries)},
     }
