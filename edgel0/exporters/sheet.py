@@ -66,6 +66,21 @@ class Sheet:
             return None
         return [int(value) for value in np.asarray(data, dtype=np.uint8).view(np.int32)]
 
+    def floats(self, tensor: int) -> np.ndarray | None:
+        """Return the values of a constant of 32-bit floats in its shape, None for anything else."""
+        data = self.model.buffers[self.graph.tensors[tensor].buffer].data
+        if data is None or not len(data) or self.graph.tensors[tensor].type != self.schema.TensorType.FLOAT32:
+            return None
+        return np.asarray(data, dtype=np.uint8).view(np.float32).reshape(self.shape(tensor))
+
+    def other_floats(self, tensor: int, values: np.ndarray) -> int:
+        """Add a constant of 32-bit floats of another one's shape and kind."""
+        made, buffer = self.like(tensor, values.shape), self.schema.BufferT()
+        buffer.data = np.ascontiguousarray(values, dtype=np.float32).ravel().view(np.uint8)
+        self.graph.tensors[made].buffer = len(self.model.buffers)
+        self.model.buffers.append(buffer)
+        return made
+
     def constant(self, values: Sequence[int]) -> int:
         """Add a constant of 32-bit integers."""
         buffer, tensor = self.schema.BufferT(), self.schema.TensorT()

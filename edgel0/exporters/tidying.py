@@ -1,11 +1,12 @@
 """Which operators of a TFLite graph only move data that need not move? Reshapes and transposes, merged and removed.
 
 Rules change one place each and are run until none applies. They do not touch arithmetic: outputs stay what they were,
-but for the order in which a mean adds, and so do their names and shapes.
+but for the order in which a mean or a linear layer adds, and so do their names and shapes.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -170,6 +171,31 @@ def mean_of_a_transpose(sheet: Sheet, operator: Any) -> bool:
     return True
 
 
+def weights_in_the_order_of_their_input(sheet: Sheet, operator: Any) -> bool:
+    """Order a linear layer's columns as its input lies before a transpose that is flattened for it."""
+    reshape = sheet.makers.get(int(operator.inputs[0])) if sheet.kind(operator) == "FULLY_CONNECTED" else None
+    maker = (
+        sheet.makers.get(int(reshape.inputs[0])) if reshape is not None and sheet.kind(reshape) == "RESHAPE" else None
+    )
+    order = _order(sheet, maker) if maker is not None else None
+    if reshape is None or maker is None or order is None or order[0] != 0:
+        return False
+    flat, shape = sheet.shape(int(reshape.outputs[0])), sheet.shape(int(reshape.inputs[0]))
+    weights = sheet.floats(int(operator.inputs[1]))
+    if flat != (shape[0], math.prod(shape[1:])) or weights is None or weights.shape[1:] != flat[1:]:
+        return False
+    if len(sheet.readers[int(reshape.outputs[0])]) > 1 or int(reshape.outputs[0]) in sheet.graph.outputs:
+        return False
+    back = [order.index(axis) for axis in range(len(order))]
+    turned = weights.reshape(-1, *shape[1:]).transpose(back).reshape(weights.shape)
+    operator.inputs = numbers(
+        (operator.inputs[0], sheet.other_floats(int(operator.inputs[1]), turned), *operator.inputs[2:])
+    )
+    reshape.inputs = numbers((maker.inputs[0], *reshape.inputs[1:]))
+    sheet.look()
+    return True
+
+
 def mean_keeps_its_axes(sheet: Sheet, operator: Any) -> bool:
     """Keep the axes of a mean as ones where they are put back later, as a layer norm does."""
     axes = sheet.whole_numbers(int(operator.inputs[1])) if sheet.kind(operator) == "MEAN" else None
@@ -257,6 +283,7 @@ RULES: tuple[Callable[[Sheet, Any], bool], ...] = (
     merge_transposes,
     transpose_before_ones,
     mean_of_a_transpose,
+    weights_in_the_order_of_their_input,
     mean_keeps_its_axes,
     reshape_after_arithmetic,
 )
