@@ -234,6 +234,29 @@ def profile(
 
 
 @app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders that edgel0 run left; several compare.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.html", help="The page; - prints it.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="The same as tables for a pull request; - prints it.")
+    ] = None,
+    cost: Annotated[
+        str, typer.Option(help="What several runs are compared by, beside accuracy: macs, params, size, latency ...")
+    ] = "macs",
+) -> None:
+    """Show a run, or compare several: one HTML file that needs nothing else, or Markdown."""
+    from edgel0.report.writing import write_report
+
+    written = write_report(runs, out if out or markdown else Path("report.html"), markdown, cost)
+    for path in written:
+        typer.echo(f"report in {path}")
+
+
+@app.command()
 def check(
     config: Annotated[
         Path | None, typer.Argument(help="TOML with [[budget]]; default edgel0.toml or pyproject.toml.")
