@@ -79,7 +79,7 @@ def run(
     if outcome.verdicts:
         console.print()
         console.print(FORMATS["text"](outcome.verdicts))
-    console.print(f"results in {outcome.folder}", soft_wrap=True)
+    console.print(f"results in {outcome.folder}, to be looked at in report.html", soft_wrap=True)
     raise typer.Exit(exit_code(outcome.verdicts) if outcome.verdicts else 0)
 
 

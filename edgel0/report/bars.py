@@ -15,10 +15,11 @@ HIGH = 10.0  # CSS pixels of a bar
 
 @dataclass(frozen=True)
 class Limited:
-    """A limit as its bar shows it: ``share`` of it is taken; None where the figure is missing."""
+    """A limit as its bar shows it: ``share`` of it is taken; None where the figure is missing, which is not kept."""
 
     name: str
     share: float | None
+    kept: bool
     status: str
     told: str
 
@@ -32,11 +33,11 @@ def limits(rows: Sequence[Limited], width: float) -> tuple[float, list[Child]]:
         y = at * step + LINE
         room = width - width_of(row.status, STRONG) - 12
         shapes.append(text(0, y, fitted(row.name, room, STRONG), "strong"))
-        shapes.append(text(width, y, row.status, "good" if row.share is not None and row.share <= 1 else "bad", "end"))
+        shapes.append(text(width, y, row.status, "good" if row.kept else "bad", "end"))
         shapes.append(rect(0, y + 8, scale, HIGH, "track", 1.5))
         if row.share is not None:
             shapes.append(rect(0, y + 8, min(row.share, 1) * scale, HIGH, "slim", 1.5))
-        if row.share is not None and row.share > 1:
+        if row.share is not None and row.share > 1 and not row.kept:
             end = min(row.share, most) * scale
             shapes += [rect(scale, y + 8, end - scale, HIGH, "over"), _hatching(scale, end, y + 8)]
         shapes.append(rule(scale, y + 4, scale, y + 8 + HIGH + 4, "limit"))

@@ -8,7 +8,7 @@ from edgel0.report.markup import Markup, joined, tag
 from edgel0.report.page import document, provenance, section_html
 from edgel0.report.pareto import Entry
 from edgel0.report.scatter import Point, scatter
-from edgel0.report.sections import Section
+from edgel0.report.section import Section
 from edgel0.report.sentence import conditions, same_suffix, sentence, shared
 from edgel0.report.tables import Table, html_table
 from edgel0.report.wording import amount, brief, kind_of, listed, percent, plural, runtime_name, title_of

@@ -19,7 +19,7 @@ from edgel0.report.plot import (
     text,
     width_of,
 )
-from edgel0.report.reading import Epoch, Run, Spent
+from edgel0.report.records import Epoch, Run, Spent
 from edgel0.report.wording import brief, kind_of, percent, title_of
 
 LEFT, TALL, SMALL, GAP = 62.0, 168.0, 84.0, 44.0  # CSS pixels

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgel0.report.comparison import figures_table, terms, verdict
 from edgel0.report.page import provenance_tables
 from edgel0.report.pareto import Entry
-from edgel0.report.reading import Run
+from edgel0.report.records import Run
 from edgel0.report.sections import key_figures, sections
 from edgel0.report.sentence import claims, conditions, sentence
 from edgel0.report.tables import Table, in_markdown, markdown_table

@@ -11,10 +11,12 @@ from importlib.resources import files
 from edgel0 import __version__
 from edgel0.report.markup import Child, Markup, tag
 from edgel0.report.plot import figure, rect
-from edgel0.report.reading import Run
-from edgel0.report.sections import Section, key_figures, sections
+from edgel0.report.records import Run
+from edgel0.report.section import Section
+from edgel0.report.sections import key_figures, sections
 from edgel0.report.sentence import claims, conditions, sentence
 from edgel0.report.tables import Table, folded, html_table
+from edgel0.report.wording import amount, kind_of, title_of
 
 BAR = 132.0  # CSS pixels of the bar in a row of figures
 
@@ -109,7 +111,8 @@ def section_html(section: Section) -> Markup:
 def provenance_tables(runs: Sequence[Run], labels: Sequence[str] = ()) -> list[Table]:
     """Return what made the figures: of several runs, which bear ``labels``, what is the same and what differs."""
     names = [*dict.fromkeys(name for run in runs for name, _ in run.facts)]
-    facts = [dict(run.facts) for run in runs]
+    facts = [dict(run.facts) | _budget_of(run) for run in runs]
+    names += ["budget"] * any("budget" in fact for fact in facts)
     if len(runs) == 1:
         facts[0]["versions"] = ", ".join(f"{name} {version}" for name, version in runs[0].versions)
         names.append("versions")
@@ -124,6 +127,11 @@ def provenance_tables(runs: Sequence[Run], labels: Sequence[str] = ()) -> list[T
     tables = Table("Provenance that differs", ("what", *labels), differ, words=tuple(range(1, len(runs) + 1)))
     found = [tables, Table("Provenance that all share", ("what", "of all runs"), same, words=(1,))]
     return [table for table in found if table.rows]
+
+
+def _budget_of(run: Run) -> dict[str, str]:
+    limits = [f"{amount(row.limit, kind_of(row.metric))} {title_of(row.metric)}" for row in run.budget]
+    return {"budget": ", ".join(limits)} if limits else {}
 
 
 def provenance(runs: Sequence[Run], labels: Sequence[str] = ()) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgel0.errors import UsageError, nearest
-from edgel0.report.reading import COSTS, Run
+from edgel0.report.records import COSTS, Run
 from edgel0.report.sentence import emulated, same_suffix, shared
 
 

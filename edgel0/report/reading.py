@@ -7,129 +7,21 @@ that shows half of what was damaged would look like a whole one.
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgel0.checks.config import read_limits
 from edgel0.checks.verdict import check
 from edgel0.errors import EdgeL0Error, UsageError
-from edgel0.report.lettering import clean
+from edgel0.report.records import COSTS, Epoch, Part, Run, Same, Side, Small, Spent, Timing
+from edgel0.report.values import LARGEST, Value, load, shown
 from edgel0.staging import RESULT, SAMPLES
 from edgel0.types import Verdict
 
 SCHEMA = 1
-LARGEST = 256 * 2**20  # bytes of a file that is read; a real one has some 100 kB
-LONGEST = 200  # letters of a name
-COSTS = ("macs", "params", "weight_bytes", "activation_bytes")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A layer or an operator, and what it takes of the whole: MACs, or milliseconds."""
-
-    name: str
-    kind: str
-    amount: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How fast one file was; ``samples_ms`` is every ``every``-th one of its ``runs``, in the order they were taken."""
-
-    file: str
-    runtime: str
-    p10: float | None
-    p50: float
-    p90: float | None
-    runs: int | None = None
-    threads: int | None = None
-    threads_observed: float | None = None
-    notes: tuple[str, ...] = ()
-    operators: tuple[Part, ...] = ()
-    samples_ms: tuple[float, ...] = field(default=(), repr=False)
-    every: int = 1
-
-
-@dataclass(frozen=True)
-class Side:
-    """The dense network or the slim one; ``costs`` has those of ``COSTS`` that are known, ``timings`` is by runtime."""
-
-    accuracy: float | None
-    costs: dict[str, float]
-    files: dict[str, int]
-    timings: dict[str, Timing]
-    layers: tuple[Part, ...]
-
-
-@dataclass(frozen=True)
-class Small:
-    """A file in fewer bits than float32."""
-
-    name: str
-    precision: str
-    bytes: int | None
-    accuracy: float | None
-    timing: Timing | None
-    float32_p50: float | None
-
-
-@dataclass(frozen=True)
-class Spent:
-    """A limit of training and what the slim network takes of it."""
-
-    metric: str
-    limit: float
-    slim: float
-    dense: float | None
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch: expected cost and target by limit, test accuracy."""
-
-    phase: str
-    accuracy: float | None
-    cost: dict[str, float]
-    target: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Same:
-    """How far a file is from the model it came from."""
-
-    name: str
-    reference: str
-    max_abs: float | None
-    top1: float | None
-    samples: int | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as its folder tells it; ``facts`` and ``versions`` are (name, text), ``digest`` is that of its data."""
-
-    name: str
-    folder: str
-    dense: Side
-    slim: Side
-    small: tuple[Small, ...]
-    budget: tuple[Spent, ...]
-    groups: dict[str, tuple[int, int]]
-    history: tuple[Epoch, ...]
-    parity: tuple[Same, ...]
-    board: str | None
-    threads: int | None
-    digest: str | None
-    tested: int | None
-    facts: tuple[tuple[str, str], ...]
-    versions: tuple[tuple[str, str], ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
-    unchecked: str = ""
 
 
 def read_run(path: str | Path) -> Run:
@@ -140,7 +32,7 @@ def read_run(path: str | Path) -> Run:
     """
     path = Path(path)
     file = _find(path)
-    root = Value(_load(file), "", file)
+    root = Value(load(file), "", file)
     if not isinstance(root.value, dict):
         raise root.wrong("an object with the figures of a run was expected")
     schema = root.value.get("schema")
@@ -174,105 +66,6 @@ def _find(path: Path) -> Path:
             "edgel0 run again, which goes on from there, and report then."
         )
     raise UsageError(f"there is no run {path}; name the folder that edgel0 run left, as in runs/mnist-lenet5.")
-
-
-def _load(file: Path) -> Any:
-    """Parse a JSON file of any content."""
-    try:
-        if file.stat().st_size > LARGEST:
-            raise UsageError(f"{file} is larger than {LARGEST // 2**20} MiB, so no run wrote it; name another folder.")
-        return json.loads(file.read_bytes(), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UsageError):
-            raise
-        where = f"line {error.lineno}, {error.msg.lower()}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise UsageError(
-            f"{file} is damaged: {shown(where)}; it may have been cut off. Restore it, or run the recipe again."
-        ) from error
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}); correct its permissions or copy it.") from error
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no number")
-
-
-@dataclass(frozen=True)
-class Value:
-    """A value of a JSON file that knows where it stands; every access checks what it finds."""
-
-    value: Any
-    where: str
-    file: Path
-
-    def wrong(self, expected: str) -> UsageError:
-        """Make the error that names this place."""
-        return UsageError(
-            f"{self.file} is damaged: {self.where or 'all of it'} is {clean(reprlib.repr(self.value))}; {expected}. "
-            "Restore the file, or run the recipe again."
-        )
-
-    def find(self, key: str) -> Value | None:
-        """Return an entry of an object, None when it is missing or null."""
-        if not isinstance(self.value, dict):
-            raise self.wrong("an object was expected")
-        found = self.value.get(key)
-        return None if found is None else Value(found, f"{self.where}.{key}".lstrip("."), self.file)
-
-    def entries(self, key: str) -> Iterator[tuple[str, Value]]:
-        """Yield (name, value) of an object in an object, none when it is missing; names are fit to be shown."""
-        inner = self.find(key)
-        if inner is None:
-            return
-        if not isinstance(inner.value, dict):
-            raise inner.wrong("an object was expected")
-        for name, value in inner.value.items():
-            if value is not None:
-                yield shown(name), Value(value, f"{inner.where}.{shown(name)}", self.file)
-
-    def rows(self, key: str) -> Iterator[Value]:
-        """Yield what a list in an object holds, nothing when it is missing."""
-        inner = self.find(key)
-        if inner is None:
-            return
-        if not isinstance(inner.value, list):
-            raise inner.wrong("a list was expected")
-        for at, value in enumerate(inner.value):
-            yield Value(value, f"{inner.where}[{at}]", self.file)
-
-    def number(self, most: float = 2.0**63) -> float:
-        """Return a finite number from 0 to ``most``."""
-        found = self.value
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found <= most:
-            raise self.wrong(f"a number from 0 to {'1' if most == 1 else '2^63'} was expected")
-        return float(found)
-
-    def text(self) -> str:
-        """Return a text that is fit to be shown."""
-        if not isinstance(self.value, str):
-            raise self.wrong("a text was expected")
-        return shown(self.value)
-
-    def number_at(self, key: str, most: float = 2.0**63) -> float | None:
-        """Return a number of an object, None when it is missing."""
-        found = self.find(key)
-        return None if found is None else found.number(most)
-
-    def count_at(self, key: str) -> int | None:
-        """Return a number of things, None when it is missing."""
-        found = self.number_at(key)
-        return None if found is None else int(found)
-
-    def text_at(self, key: str) -> str:
-        """Return a text of an object, "" when it is missing."""
-        found = self.find(key)
-        return "" if found is None else found.text()
-
-
-def shown(text: str) -> str:
-    """Return a foreign text without what no page can show, and not endless."""
-    text = clean(text)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _run(root: Value, file: Path) -> Run:
@@ -333,7 +126,7 @@ def _samples(file: Path) -> dict[str, Samples]:
     """Read the raw samples beside a result, by file name; none where there is no such file."""
     if not file.is_file():
         return {}
-    root = Value(_load(file), "", file)
+    root = Value(load(file), "", file)
     found = {}
     for name, row in root.entries("samples"):
         every = row.count_at("every") or 1

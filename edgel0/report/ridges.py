@@ -10,7 +10,7 @@ import numpy as np
 
 from edgel0.report.markup import Child
 from edgel0.report.plot import LINE, STRONG, WIDE, Scale, around, curve, dot, fitted, rule, text, width_of
-from edgel0.report.reading import Timing
+from edgel0.report.records import Timing
 from edgel0.report.wording import brief
 
 HIGH = 44.0  # CSS pixels of a ridge

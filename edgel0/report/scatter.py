@@ -15,7 +15,7 @@ LEFT, TALL, TOP = 62.0, 280.0, 40.0  # CSS pixels
 
 @dataclass(frozen=True)
 class Point:
-    """A network: its cost, its accuracy and how far chance may move that up or down.
+    """A network: its cost, its accuracy, and between which two chance may move that, if that is known.
 
     ``kind`` is ``dense``, ``slim``, or ``beaten`` where another is better.
     """
@@ -24,7 +24,7 @@ class Point:
     cost: float
     accuracy: float
     kind: str
-    spread: float = 0.0
+    ends: tuple[float, float] = (0.0, 0.0)
 
 
 def scatter(
@@ -37,17 +37,17 @@ def scatter(
 ) -> tuple[float, list[Child]]:
     """Draw points of (cost, accuracy), costs counted as ``kind``; ``way`` are epochs, ``front`` the best points."""
     across = around([*(p.cost for p in points), *(x for x, _ in way)], LEFT + 12, width - 14, room=0.05)
-    ends = [p.accuracy + sign * p.spread for p in points for sign in (-1, 1)]
-    up = around([max(0.0, min(1.0, y)) for y in ends] + [y for _, y in way], TOP + TALL, TOP, room=0.08)
+    ends = [end for p in points for end in (p.ends if any(p.ends) else (p.accuracy,))]
+    up = around([*ends, *(y for _, y in way)], TOP + TALL, TOP, room=0.08)
     up = Scale(up.low, up.high, TOP + TALL, TOP)
     shapes = _axes(across, up, width, kind, title)
     if front:
         shapes.append(curve([(across(x), up(y)) for x, y in _steps(front, across.high)], "front"))
     shapes += [dot(across(x), up(y), 2.2, "way-dot") for x, y in way]
     for point in points:
-        if point.spread:
-            x, ends = across(point.cost), [min(1.0, point.accuracy + point.spread), point.accuracy - point.spread]
-            shapes.append(rule(x, up(ends[0]), x, up(ends[1]), f"{point.kind}-line"))
+        if any(point.ends):
+            bar, x = _bar(point, across, up), across(point.cost)
+            shapes.append(rule(x, bar.top, x, bar.bottom, f"{point.kind}-line"))
         draw = {"dense": _hollow, "beaten": _cross}.get(point.kind, _full)
         shapes += draw(across(point.cost), up(point.accuracy))
     return TOP + TALL + 2 * LINE + 8, [*shapes, *_names(points, across, up, width)]
@@ -81,8 +81,8 @@ def _axes(across: Scale, up: Scale, width: float, kind: str, title: str) -> list
 def _names(points: Sequence[Point], across: Scale, up: Scale, width: float) -> list[Child]:
     """Write each point's name near it; those on the front stand above, where no point is."""
     order = sorted(points, key=lambda p: ("slim", "dense", "beaten").index(p.kind))
-    bars = [_bar(p, across, up) for p in points if p.spread]
-    asked = [(across(p.cost), up(p.accuracy), p.name, p.kind == "slim" and not p.spread) for p in order]
+    bars = [_bar(p, across, up) for p in points if any(p.ends)]
+    asked = [(across(p.cost), up(p.accuracy), p.name, p.kind == "slim" and not any(p.ends)) for p in order]
     shapes: list[Child] = []
     for point, spot in zip(order, place(asked, Box(LEFT, 0, width, TOP + TALL), bars), strict=True):
         if spot is None:
@@ -98,7 +98,7 @@ def _names(points: Sequence[Point], across: Scale, up: Scale, width: float) -> l
 def _bar(point: Point, across: Scale, up: Scale) -> Box:
     """Return what the line of chance takes."""
     x = across(point.cost)
-    return Box(x - 2, up(point.accuracy + point.spread), x + 2, up(point.accuracy - point.spread))
+    return Box(x - 2, up(point.ends[1]), x + 2, up(point.ends[0]))
 
 
 def _hollow(x: float, y: float) -> list[Child]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgel0.report.reading import Run, Timing
+from edgel0.report.records import Run, Timing
 from edgel0.report.wording import EMULATED, SAME, board_name, listed, percent, points, runtime_name, times
 
 
@@ -45,14 +45,15 @@ def shared(run: Run) -> list[tuple[str, Timing, Timing]]:
     return [(runtime, dense, both[1][runtime]) for runtime, dense in both[0].items() if runtime in both[1]]
 
 
+def files_of(run: Run) -> list[tuple[str, int, int]]:
+    """Return (suffix, dense bytes, slim bytes) of each kind of file that both were written as."""
+    found = [(name.removeprefix("dense"), size) for name, size in run.dense.files.items()]
+    return [(suffix, size, after) for suffix, size in found if size and (after := run.slim.files.get(f"slim{suffix}"))]
+
+
 def same_suffix(run: Run) -> tuple[str, int, int] | None:
-    """Return (suffix, dense bytes, slim bytes) of the first kind of file that both were written as."""
-    for name, before in run.dense.files.items():
-        suffix = name.removeprefix("dense")
-        after = run.slim.files.get(f"slim{suffix}")
-        if before and after:
-            return suffix, before, after
-    return None
+    """Return the first of them, which the sentence is about."""
+    return next(iter(files_of(run)), None)
 
 
 def emulated(board: str | None) -> bool:
@@ -133,14 +134,29 @@ def _of_accuracy(run: Run) -> str:
         return f"{text}."
     apart = round(abs(slim - dense) * tested)
     text += f" of {tested:,} test samples"
-    # Both saw the same samples, which makes the error smaller than that of independent ones: this errs towards doubt.
-    doubtful = abs(dense - slim) <= math.hypot(chance(dense, tested), chance(slim, tested))
-    return f"{text}, {apart:,} apart{': no more than chance explains' if doubtful else ''}."
+    return f"{text}, {apart:,} apart{': no more than chance explains' if apart and doubtful(run) else ''}."
 
 
-def chance(accuracy: float, tested: int | None) -> float:
-    """Return half the width of an accuracy's 95 % interval on so many samples (Wald); 0 where that is unknown."""
-    return 1.96 * math.sqrt(accuracy * (1 - accuracy) / tested) if tested else 0.0
+def doubtful(run: Run) -> bool:
+    """Tell whether chance alone explains the difference of both accuracies: its 95 % interval (Newcombe) holds zero.
+
+    Both saw the same samples, so the true interval is narrower than that of independent ones: this errs towards doubt.
+    """
+    dense, slim = run.dense.accuracy, run.slim.accuracy
+    if dense is None or slim is None or not run.tested:
+        return False
+    (low, _), (_, high) = sorted((chance(dense, run.tested), chance(slim, run.tested)), key=sum, reverse=True)
+    return abs(dense - slim) <= math.hypot(max(dense, slim) - low, high - min(dense, slim))
+
+
+def chance(accuracy: float, tested: int | None) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy on so many samples (Wilson); nothing but itself without their number."""
+    if not tested:
+        return accuracy, accuracy
+    square = 1.96**2 / tested
+    middle = (accuracy + square / 2) / (1 + square)
+    half = math.sqrt(square * accuracy * (1 - accuracy) + square**2 / 4) / (1 + square)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _missing(run: Run) -> str:

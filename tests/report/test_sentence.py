@@ -1,10 +1,12 @@
 # ruff: noqa: RUF001 - the sentence is typeset
 """The sentence that a report opens with says what was measured, in both directions, and nothing else."""
 
+import math
+
 import pytest
 
 from edgel0.report.reading import read_run
-from edgel0.report.sentence import chance, conditions, sentence
+from edgel0.report.sentence import chance, conditions, doubtful, sentence
 from report.runs import STORED, changed, folder, result
 
 
@@ -76,10 +78,25 @@ def test_what_is_missing_is_named(tmp_path):
     assert "emulator (qemu: cortex-a76) and say nothing" in " ".join(conditions(read_run(folder(tmp_path, found))))
 
 
-def test_chance_is_that_of_the_normal_approximation():
-    assert chance(0.5, 100) == pytest.approx(0.098)
-    assert chance(0.98, 1000) == pytest.approx(0.00868, abs=1e-5)
-    assert chance(1.0, 50) == chance(0.9, None) == 0.0
+def test_chance_is_wilsons_interval():
+    assert chance(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert chance(0.98, 1000) == pytest.approx((0.9693, 0.9870), abs=1e-4)
+    assert chance(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert chance(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert chance(0.9, None) == (0.9, 0.9)
+
+
+def test_a_difference_is_doubtful_where_newcombes_interval_holds_zero(tmp_path):
+    # Newcombe (1998), method 10, for 56 of 70 and 48 of 80: from 0.0524 to 0.3339.
+    low = 0.2 - math.hypot(0.8 - chance(0.8, 70)[0], chance(0.6, 80)[1] - 0.6)
+    assert low == pytest.approx(0.0524, abs=1e-4)
+    for n, (one, other, size, expected) in enumerate(
+        [(0.8, 0.6, 75, False), (0.98, 0.97, 1000, True), (1.0, 0.95, 20, True), (1.0, 0.5, 20, False)]
+    ):
+        found = changed(changed(result(accuracy=other), "dense.accuracy", one), "data.test", size)
+        assert doubtful(read_run(folder(tmp_path / str(n), found))) is expected
+        swapped = changed(changed(found, "dense.accuracy", other), "slim.accuracy", one)
+        assert doubtful(read_run(folder(tmp_path / f"{n}s", swapped))) is expected
 
 
 def test_more_than_chance_is_not_called_chance(tmp_path):
