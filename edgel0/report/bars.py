@@ -31,9 +31,10 @@ def limits(rows: Sequence[Limited], width: float) -> tuple[float, list[Child]]:
     shapes: list[Child] = []
     for at, row in enumerate(rows):
         y = at * step + LINE
-        room = width - width_of(row.status, STRONG) - 12
+        status = fitted(row.status, width * 0.6, STRONG)
+        room = width - width_of(status, STRONG) - 12
         shapes.append(text(0, y, fitted(row.name, room, STRONG), "strong"))
-        shapes.append(text(width, y, row.status, "good" if row.kept else "bad", "end"))
+        shapes.append(text(width, y, status, "good" if row.kept else "bad", "end"))
         shapes.append(rect(0, y + 8, scale, HIGH, "track", 1.5))
         if row.share is not None:
             shapes.append(rect(0, y + 8, min(row.share, 1) * scale, HIGH, "slim", 1.5))

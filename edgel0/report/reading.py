@@ -22,6 +22,7 @@ from edgel0.staging import RESULT, SAMPLES
 from edgel0.types import Verdict
 
 SCHEMA = 1
+LEAST = 1e-9  # of a limit, or of a time in milliseconds: what is less is nothing that could be compared with
 
 
 def read_run(path: str | Path) -> Run:
@@ -135,24 +136,28 @@ def _samples(file: Path) -> dict[str, Samples]:
 
 
 def _timing(row: Value, file: str, runtime: str, samples: dict[str, Samples]) -> Timing | None:
-    p50 = row.number_at("p50")
-    if not p50:  # missing, or a zero that nothing can be compared with
+    p10, p50, p90 = (_some(row, key) for key in ("p10", "p50", "p90"))
+    if p50 is None:
         return None
     raw = samples.get(file, Samples((), 1))
     return Timing(
         file,
         row.text_at("runtime") or runtime,
-        row.number_at("p10"),
-        p50,
-        row.number_at("p90"),
+        *(p10, p50, p90),
         row.count_at("runs"),
         row.count_at("threads"),
         row.number_at("threads_observed"),
         tuple(note.text() for note in row.rows("notes")),
         tuple(_part(one, "ms") for one in row.rows("operators")),
-        tuple(ms for ms in raw.ms if ms > 0),
+        tuple(ms for ms in raw.ms if ms >= LEAST),
         raw.every,
     )
+
+
+def _some(row: Value, key: str) -> float | None:
+    """Return a number of an object that others can be compared with."""
+    found = row.number_at(key)
+    return None if found is None or found < LEAST else found
 
 
 def _part(row: Value, key: str) -> Part:
@@ -168,13 +173,13 @@ def _small(name: str, row: Value, samples: dict[str, Samples]) -> Small:
         row.count_at("bytes"),
         row.number_at("accuracy", 1.0),
         timing,
-        row.number_at("float32_p50_ms"),
+        _some(row, "float32_p50_ms"),
     )
 
 
 def _spent(name: str, row: Value) -> Spent | None:
-    limit, slim = row.number_at("limit"), row.number_at("slim")
-    return None if not limit or slim is None else Spent(name, limit, slim, row.number_at("dense"))
+    limit, slim = _some(row, "limit"), row.number_at("slim")
+    return None if limit is None or slim is None else Spent(name, limit, slim, row.number_at("dense"))
 
 
 def _groups(mask: Value) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -189,3 +189,19 @@ def test_the_stored_run_is_whole():
     assert all(timing.samples_ms for timing in run.slim.timings.values())
     assert run.groups == {"conv1": (4, 20), "conv2": (11, 50), "fc1": (298, 500)}
     assert sum(part.amount for part in run.slim.layers) == run.slim.costs["macs"]
+
+
+def test_figures_too_small_to_be_any_are_no_figures(tmp_path):
+    found = result(p50=1e-300)
+    found["budget"]["macs"]["limit"] = 1e-300
+    found["slim"]["accuracy"] = 1e-300
+    texts = render([folder(tmp_path, found, samples(found))])
+    assert "faster" not in texts["--output"].split("</h1>")[0]
+    assert max(map(len, re.findall(r"[\d.,]+", re.sub(r"sha256-[^']*", "", texts["--markdown"])))) < 20
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path):
+    place = tmp_path / "not-\udcff-utf8"
+    code, _, error = edgel0("report", place, "-o", tmp_path / "report.html")
+    paragraph(error, "there is no run")
+    assert code == 2
