@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from edgel0.report.markup import Markup, joined, tag
 from edgel0.report.page import document, provenance, section_html
 from edgel0.report.pareto import Entry
+from edgel0.report.records import Run
 from edgel0.report.scatter import Point, scatter
 from edgel0.report.section import Section
-from edgel0.report.sentence import conditions, same_suffix, sentence, shared
+from edgel0.report.sentence import chance, conditions, same_suffix, sentence, shared
 from edgel0.report.tables import Table, html_table
-from edgel0.report.wording import amount, brief, kind_of, listed, percent, plural, runtime_name, title_of
+from edgel0.report.wording import amount, brief, kind_of, listed, percent, plural, points, runtime_name, title_of
 
 
 def comparison_page(entries: Sequence[Entry], metric: str) -> str:
@@ -62,6 +63,12 @@ def terms(entries: Sequence[Entry], metric: str) -> list[str]:
         found.append("These runs were tested on different data; only those with the same are compared.")
     elif len({entry.conditions for entry in known}) > 1:
         found.append("They differ in what they were measured as or on; only those with the same are compared.")
+    unsaid = [entry.label for entry in known if not entry.run.digest]
+    if unsaid:
+        found.append(f"On which data {listed(unsaid)} {'was' if len(unsaid) == 1 else 'were'} tested is not known.")
+    most = max((_moved(entry.run) for entry in known), default=0.0)
+    if most:
+        found.append(f"Chance alone moves these accuracies up or down by as much as {points(most)}.")
     runtimes = [*dict.fromkeys(runtime_name(shared(e.run)[0][2].runtime) for e in entries if shared(e.run))]
     if runtimes:
         found.append(f"Latency is p50 in {listed(runtimes)}.")
@@ -70,28 +77,34 @@ def terms(entries: Sequence[Entry], metric: str) -> list[str]:
     return found
 
 
+def _moved(run: Run) -> float:
+    """Return how far chance moves an accuracy, up or down."""
+    low, high = chance(run.slim.accuracy or 0.0, run.tested)
+    return (high - low) / 2
+
+
 def front_section(entries: Sequence[Entry], metric: str) -> Section | None:
     """Draw the runs over their cost, the front, and the dense networks they came from."""
     known = [entry for entry in entries if entry.known]
     if not known:
         return None
-    kind, found = kind_of(metric), {}
+    kind, found = kind_of(metric), []
+    dense: dict[Point, None] = {}  # runs of one seed come from one dense network
     for entry in known:
         assert entry.cost and entry.run.slim.accuracy is not None
-        where = (entry.cost, entry.run.slim.accuracy)
-        found[where, False] = Point(entry.label, *where, "beaten" if entry.beaten_by else "slim")
+        found.append(Point(entry.label, entry.cost, entry.run.slim.accuracy, "beaten" if entry.beaten_by else "slim"))
         if entry.dense_cost and entry.run.dense.accuracy is not None:
-            where = (entry.dense_cost, entry.run.dense.accuracy)
-            found.setdefault((where, True), Point("dense", *where, "dense"))
+            point = Point("dense", entry.dense_cost, entry.run.dense.accuracy, "dense")
+            dense[point] = None
     alike = len({entry.conditions for entry in known}) == 1
-    front = [(p.cost, p.accuracy) for p in found.values() if p.kind == "slim"] if alike else []
+    front = [(p.cost, p.accuracy) for p in found if p.kind == "slim"] if alike else []
     words = "Filled points are on the front, crosses are beaten, hollow squares are dense networks."
     return Section(
         "front",
         "Accuracy and cost",
         words + (" No run lies above the line." if front else ""),
         _ends(entries, metric),
-        lambda width: scatter([*found.values()], width, kind, title_of(metric), front=front),
+        lambda width: scatter([*found, *dense], width, kind, title_of(metric), front=front),
         "Points: "
         + "; ".join(f"{e.label} {percent(e.run.slim.accuracy)} at {brief(e.cost or 0, kind)}" for e in known),
     )
@@ -119,7 +132,8 @@ def figures_table(entries: Sequence[Entry], metric: str) -> Table:
         rows.append((entry.label, percent(entry.run.slim.accuracy), amount(entry.cost, kind_of(metric)), *rest, status))
     columns = ("run", "accuracy", title_of(metric), *(title_of(key) for key in others), "front")
     marked = tuple(at for at, entry in enumerate(entries) if entry.beaten_by)
-    return Table("The slim networks", columns, tuple(rows), words=(5,), marked=marked, hidden=(3, 4))
+    last = len(columns) - 1
+    return Table("The slim networks", columns, tuple(rows), (last,), marked, tuple(range(3, last)))
 
 
 def _figure(entry: Entry, key: str) -> float | None:

@@ -16,7 +16,7 @@ from edgel0.report.section import Section
 from edgel0.report.sections import key_figures, sections
 from edgel0.report.sentence import claims, conditions, sentence
 from edgel0.report.tables import Table, folded, html_table
-from edgel0.report.wording import amount, kind_of, title_of
+from edgel0.report.wording import amount, kind_of, share, title_of
 
 BAR = 132.0  # CSS pixels of the bar in a row of figures
 
@@ -83,7 +83,7 @@ def _bar(dense: float, slim: float, told: str) -> Markup:
     most = max(dense, slim) or 1
     shapes = [rect(0, 0, BAR * dense / most, 8, "track"), rect(0, 0, max(BAR * slim / most, 1), 8, "slim")]
     size = {"viewBox": f"0 0 {BAR:.0f} 8", "width": f"{BAR:.0f}", "height": "8"}
-    return tag("svg", *shapes, class_="bar", role="img", aria_label=told or "none", **size)
+    return tag("svg", *shapes, class_="bar", role="img", aria_label=f"{told or share(0)} of dense", **size)
 
 
 def section_html(section: Section) -> Markup:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 
 import pytest
 from projects import edgel0
@@ -112,3 +113,16 @@ def test_the_command_compares(tmp_path):
     assert page.count("beaten by middle") >= 2 and "Provenance that all share" in page
     again = render(folders)
     assert again["--output"] == page and again["--markdown"] == text
+
+
+def test_runs_at_one_point_are_both_there(tmp_path):
+    page = render(runs(tmp_path, ("left", 0.9, 1000), ("right", 0.9, 1000), ("other", 0.95, 5000)))["--output"]
+    drawn = page.split("<figure>")[1].split("</svg>")[0]
+    assert drawn.count("<circle") == 3 and all(f">{name}</text>" in drawn for name in ("left", "right", "other"))
+
+
+def test_chance_and_unknown_data_are_told(tmp_path):
+    folders = runs(tmp_path, *FOUR, worse={"data.digest": None})
+    text = render(folders)["--markdown"]
+    assert "On which data worse was tested is not known." in text
+    assert re.search(r"Chance alone moves these accuracies up or down by as much as 1\.3\d? points\.", text)
