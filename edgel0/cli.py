@@ -236,16 +236,20 @@ def profile(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders that edgel0 run left; several compare.")
+        list[Path], typer.Argument(metavar="RUN", help="Folders that edgel0 run left; several are compared.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.html", help="The page; - prints it.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.html", help="The page; - prints it. Default: report.html."),
     ] = None,
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE.md", help="The same as tables for a pull request; - prints it.")
     ] = None,
     cost: Annotated[
-        str, typer.Option(help="What several runs are compared by, beside accuracy: macs, params, size, latency ...")
+        str,
+        typer.Option(
+            help="What several are compared by: macs, params, weight_bytes, activation_bytes, size or latency."
+        ),
     ] = "macs",
 ) -> None:
     """Show a run, or compare several: one HTML file that needs nothing else, or Markdown."""

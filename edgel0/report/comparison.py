@@ -1,4 +1,4 @@
-"""How do several runs compare? One page: the front of accuracy against a cost, who is beaten by whom, each run."""
+"""How do several runs compare? One page: the front of accuracy against a cost, who is dominated by whom, each run."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ def _whole(word: str) -> Markup:
 
 
 def verdict(entries: Sequence[Entry], metric: str) -> str:
-    """Say in a sentence which runs are on the front and which are beaten."""
-    best = [entry.label for entry in entries if entry.known and not entry.beaten_by]
-    beaten = [entry for entry in entries if entry.beaten_by]
+    """Say in a sentence which runs are on the front and which are dominated."""
+    best = [entry.label for entry in entries if entry.known and not entry.dominated_by]
+    dominated = [entry for entry in entries if entry.dominated_by]
     name = title_of(metric)
     if not best:
         return f"{plural(len(entries), 'run')}: accuracy and {name} are not known of any, so none can be compared."
     on = listed([*best[:4], *([f"{len(best) - 4} more"] if len(best) > 4 else [])])
     text = f"{plural(len(entries), 'run')}, {len(best):,} on the Pareto front of accuracy against {name}: {on}."
-    if not beaten:
-        return f"{text} None beats another."
-    more = [f"{len(beaten) - 3} more are beaten, too"] if len(beaten) > 3 else []
-    return f"{text} {listed([*(f'{e.label} is beaten by {e.beaten_by}' for e in beaten[:3]), *more])}."
+    if not dominated:
+        return f"{text} None dominates another."
+    more = [f"{len(dominated) - 3} more {'is' if len(dominated) == 4 else 'are'}, too"] if len(dominated) > 3 else []
+    return f"{text} {listed([*(f'{e.label} is dominated by {e.dominated_by}' for e in dominated[:3]), *more])}."
 
 
 def terms(entries: Sequence[Entry], metric: str) -> list[str]:
     """Say what stands on the front means, and what cannot be compared."""
     found = [
-        f"A run is beaten if another is no less accurate and takes no more {title_of(metric)}, and is better in one of "
-        "both."
+        f"A run is dominated if another is no less accurate and takes no more {title_of(metric)}, and is better in one "
+        "of both."
     ]
     known = [entry for entry in entries if entry.known]
     missing = [entry.label for entry in entries if not entry.known]
@@ -92,13 +92,15 @@ def front_section(entries: Sequence[Entry], metric: str) -> Section | None:
     dense: dict[Point, None] = {}  # runs of one seed come from one dense network
     for entry in known:
         assert entry.cost and entry.run.slim.accuracy is not None
-        found.append(Point(entry.label, entry.cost, entry.run.slim.accuracy, "beaten" if entry.beaten_by else "slim"))
+        found.append(
+            Point(entry.label, entry.cost, entry.run.slim.accuracy, "dominated" if entry.dominated_by else "slim")
+        )
         if entry.dense_cost and entry.run.dense.accuracy is not None:
             point = Point("dense", entry.dense_cost, entry.run.dense.accuracy, "dense")
             dense[point] = None
     alike = len({entry.conditions for entry in known}) == 1
     front = [(p.cost, p.accuracy) for p in found if p.kind == "slim"] if alike else []
-    words = "Filled points are on the front, crosses are beaten, hollow squares are dense networks."
+    words = "Filled points are on the front, crosses are dominated, hollow squares are dense networks."
     return Section(
         "front",
         "Accuracy and cost",
@@ -126,12 +128,16 @@ def figures_table(entries: Sequence[Entry], metric: str) -> Table:
     rows = []
     for entry in entries:
         status = (
-            f"beaten by {entry.beaten_by}" if entry.beaten_by else "on the front" if entry.known else "not measured"
+            f"dominated by {entry.dominated_by}"
+            if entry.dominated_by
+            else "on the front"
+            if entry.known
+            else "not measured"
         )
         rest = [amount(_figure(entry, key), kind_of(key)) for key in others]
         rows.append((entry.label, percent(entry.run.slim.accuracy), amount(entry.cost, kind_of(metric)), *rest, status))
     columns = ("run", "accuracy", title_of(metric), *(title_of(key) for key in others), "front")
-    marked = tuple(at for at, entry in enumerate(entries) if entry.beaten_by)
+    marked = tuple(at for at, entry in enumerate(entries) if entry.dominated_by)
     last = len(columns) - 1
     return Table("The slim networks", columns, tuple(rows), (last,), marked, tuple(range(3, last)))
 

@@ -20,7 +20,7 @@ class Entry:
     cost: float | None
     dense_cost: float | None
     conditions: tuple[str, ...]
-    beaten_by: str = ""
+    dominated_by: str = ""
 
     @property
     def known(self) -> bool:
@@ -29,10 +29,10 @@ class Entry:
 
 
 def compare(runs: Sequence[Run], metric: str = "macs") -> list[Entry]:
-    """Return an entry per run, the cheapest first, each with a run of the front that beats it, if there is one.
+    """Return an entry per run, the cheapest first, each with a run of the front that dominates it, if there is one.
 
-    A run beats another if it is no less accurate and costs no more, and is better in one of both; only where both were
-    tested on the same data and, for a latency, measured on the same board with the same runtime and threads.
+    A run dominates another if it is no less accurate and costs no more, and is better in one of both; only where both
+    were tested on the same data and, for a latency, measured on the same board with the same runtime and threads.
 
     Raises:
         UsageError: ``metric`` is none of ``METRICS``.
@@ -44,9 +44,9 @@ def compare(runs: Sequence[Run], metric: str = "macs") -> list[Entry]:
         for run, label in zip(runs, labels(runs), strict=True)
     ]
     entries.sort(key=lambda entry: (not entry.known, entry.cost or 0.0))
-    best = [e for e in entries if not any(_beats(o, e) for o in entries)]
-    beaten_by = [next((o.label for o in best if _beats(o, e)), "") for e in entries]
-    return [dataclasses.replace(e, beaten_by=name) for e, name in zip(entries, beaten_by, strict=True)]
+    best = [e for e in entries if not any(_dominates(o, e) for o in entries)]
+    dominated_by = [next((o.label for o in best if _dominates(o, e)), "") for e in entries]
+    return [dataclasses.replace(e, dominated_by=name) for e, name in zip(entries, dominated_by, strict=True)]
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -83,7 +83,7 @@ def _conditions(run: Run, metric: str) -> tuple[str, ...]:
     return same
 
 
-def _beats(one: Entry, other: Entry) -> bool:
+def _dominates(one: Entry, other: Entry) -> bool:
     if one is other or not one.known or not other.known or one.conditions != other.conditions:
         return False
     assert one.cost and other.cost and one.run.slim.accuracy is not None and other.run.slim.accuracy is not None

@@ -17,7 +17,7 @@ LEFT, TALL, TOP = 62.0, 280.0, 40.0  # CSS pixels
 class Point:
     """A network: its cost, its accuracy, and between which two chance may move that, if that is known.
 
-    ``kind`` is ``dense``, ``slim``, or ``beaten`` where another is better.
+    ``kind`` is ``dense``, ``slim``, or ``dominated`` where another is better.
     """
 
     name: str
@@ -48,7 +48,7 @@ def scatter(
         if any(point.ends):
             bar, x = _bar(point, across, up), across(point.cost)
             shapes.append(rule(x, bar.top, x, bar.bottom, f"{point.kind}-line"))
-        draw = {"dense": _hollow, "beaten": _cross}.get(point.kind, _full)
+        draw = {"dense": _hollow, "dominated": _cross}.get(point.kind, _full)
         shapes += draw(across(point.cost), up(point.accuracy))
     return TOP + TALL + 2 * LINE + 8, [*shapes, *_names(points, across, up, width)]
 
@@ -80,7 +80,7 @@ def _axes(across: Scale, up: Scale, width: float, kind: str, title: str) -> list
 
 def _names(points: Sequence[Point], across: Scale, up: Scale, width: float) -> list[Child]:
     """Write each point's name near it; those on the front stand above, where no point is."""
-    order = sorted(points, key=lambda p: ("slim", "dense", "beaten").index(p.kind))
+    order = sorted(points, key=lambda p: ("slim", "dense", "dominated").index(p.kind))
     bars = [_bar(p, across, up) for p in points if any(p.ends)]
     asked = [(across(p.cost), up(p.accuracy), p.name, p.kind == "slim" and not any(p.ends)) for p in order]
     shapes: list[Child] = []

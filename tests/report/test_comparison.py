@@ -1,4 +1,4 @@
-"""Several runs: which are on the front, which are beaten and by whom, and which cannot be compared at all."""
+"""Several runs: which are on the front, which are dominated and by whom, and which cannot be compared at all."""
 
 import itertools
 import random
@@ -23,29 +23,29 @@ def runs(tmp_path, *figures, **changes):
     return found
 
 
-def beaten(folders, metric="macs"):
-    return {entry.label: entry.beaten_by for entry in compare([read_run(one) for one in folders], metric)}
+def dominated(folders, metric="macs"):
+    return {entry.label: entry.dominated_by for entry in compare([read_run(one) for one in folders], metric)}
 
 
 FOUR = [("small", 0.95, 50_000), ("middle", 0.97, 100_000), ("worse", 0.96, 120_000), ("large", 0.98, 400_000)]
 
 
 def test_the_front(tmp_path):
-    found = beaten(runs(tmp_path, *FOUR))
+    found = dominated(runs(tmp_path, *FOUR))
     assert found == {"small": "", "middle": "", "worse": "middle", "large": ""}
     assert list(found) == ["small", "middle", "worse", "large"]
 
 
-def test_equal_runs_do_not_beat_each_other(tmp_path):
-    assert beaten(runs(tmp_path, ("a", 0.9, 10), ("b", 0.9, 10))) == {"a": "", "b": ""}
-    assert beaten(runs(tmp_path, ("a", 0.9, 10), ("b", 0.9, 11))) == {"a": "", "b": "a"}
-    assert beaten(runs(tmp_path, ("a", 0.9, 10), ("b", 0.91, 10))) == {"a": "b", "b": ""}
+def test_equal_runs_do_not_dominate_each_other(tmp_path):
+    assert dominated(runs(tmp_path, ("a", 0.9, 10), ("b", 0.9, 10))) == {"a": "", "b": ""}
+    assert dominated(runs(tmp_path, ("a", 0.9, 10), ("b", 0.9, 11))) == {"a": "", "b": "a"}
+    assert dominated(runs(tmp_path, ("a", 0.9, 10), ("b", 0.91, 10))) == {"a": "b", "b": ""}
 
 
 def test_the_front_is_what_brute_force_says(tmp_path):
     rng = random.Random(0)
     figures = [(f"r{n}", rng.randint(1, 9) / 10, rng.randint(1, 9) * 1000) for n in range(30)]
-    found = beaten(runs(tmp_path, *figures))
+    found = dominated(runs(tmp_path, *figures))
     for (name, accuracy, cost), (_, other, less) in itertools.product(figures, figures):
         if other >= accuracy and less <= cost and (other, less) != (accuracy, cost):
             assert found[name]
@@ -53,34 +53,34 @@ def test_the_front_is_what_brute_force_says(tmp_path):
     for name, winner in found.items():
         if winner:
             [(_, accuracy, cost)] = [one for one in figures if one[0] == winner]
-            assert (accuracy, cost) in best, f"{name} is beaten by one that is beaten itself"
+            assert (accuracy, cost) in best, f"{name} is dominated by one that is dominated itself"
 
 
 def test_what_was_tested_on_other_data_is_not_compared(tmp_path):
     folders = runs(tmp_path, *FOUR, worse={"data.digest": "0000"})
-    assert beaten(folders)["worse"] == ""
+    assert dominated(folders)["worse"] == ""
     page = render(folders)["--output"]
     assert "tested on different data" in page and "No run lies above the line" not in page
 
 
 def test_latencies_of_different_boards_are_not_compared(tmp_path):
     slow = {"slim.latency_ms.onnxruntime.p50": 0.9}
-    assert beaten(runs(tmp_path, *FOUR[1:3], worse=slow), "latency") == {"middle": "", "worse": "middle"}
+    assert dominated(runs(tmp_path, *FOUR[1:3], worse=slow), "latency") == {"middle": "", "worse": "middle"}
     for path, value in (
         ("profile.board", "local: Another CPU"),
         ("profile.threads", 2),
         ("slim.latency_ms.onnxruntime.runtime", "onnxruntime 1.20.0"),
     ):
         folders = runs(tmp_path, *FOUR[1:3], worse=slow | {path: value})
-        assert beaten(folders, "latency") == {"middle": "", "worse": ""}
-        assert beaten(folders)["worse"] == "middle"  # MACs do not depend on a board
+        assert dominated(folders, "latency") == {"middle": "", "worse": ""}
+        assert dominated(folders)["worse"] == "middle"  # MACs do not depend on a board
     folders = runs(tmp_path, *FOUR[1:3], worse={"profile.board": "qemu: cortex-a76"})
     assert not next(e for e in compare([read_run(f) for f in folders], "latency") if e.label == "worse").known
 
 
-def test_what_was_not_measured_is_named_and_neither_beats_nor_is_beaten(tmp_path):
+def test_what_was_not_measured_is_named_and_neither_dominates_nor_is_dominated(tmp_path):
     folders = runs(tmp_path, *FOUR, middle={"slim.accuracy": None})
-    assert beaten(folders) == {"small": "", "worse": "", "large": "", "middle": ""}
+    assert dominated(folders) == {"small": "", "worse": "", "large": "", "middle": ""}
     text = render(folders)["--markdown"]
     assert "Not measured, and so not compared: middle." in text
     none = runs(tmp_path / "none", *FOUR[:2], **{name: {"slim.macs": None} for name in ("small", "middle")})
@@ -110,7 +110,7 @@ def test_the_command_compares(tmp_path):
     )
     assert "<" not in text
     page = (tmp_path / "c.html").read_text()
-    assert page.count("beaten by middle") >= 2 and "Provenance that all share" in page
+    assert page.count("dominated by middle") >= 2 and "Provenance that all share" in page
     again = render(folders)
     assert again["--output"] == page and again["--markdown"] == text
 

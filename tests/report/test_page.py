@@ -247,7 +247,7 @@ def test_every_class_has_a_style_and_every_style_a_class(stored, tmp_path):
     used = {name for names in re.findall(r'class="([^"]*)"', pages) for name in names.split()}
     styled = set(re.findall(r"\.([a-z][a-z-]*)", re.sub(r"\{[^{}]*\}", "{}", css())))
     assert styled - used <= {"small-line", "leader", "good", "course-dot", "target-dot", "note"}
-    assert used - styled <= {"wide", "shown", "ink", "span", "beaten", "dense-line", "kicker", "words", "figures"}
+    assert used - styled <= {"wide", "shown", "ink", "span", "dominated", "dense-line", "kicker", "words", "figures"}
 
 
 # The command.
