@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types wheel readme lenet resnet8 step zoo soak clean
+.PHONY: demo test lint types wheel readme screenshots lenet resnet8 step zoo soak clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgel0 run export/mnist-lenet5.toml
@@ -28,11 +28,16 @@ wheel: $(VENV)/dev.stamp
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/python -m pip --disable-pip-version-check install -q dist/*.whl
 	build/wheel/bin/edgel0 --version
+	build/wheel/bin/edgel0 report docs/pictures/mnist-lenet5 -o build/report.html
 	build/wheel/bin/python -c "import edgel0, sys; edgel0.check; assert 'torch' not in sys.modules"
 
 # The figures of the README, from the last demo on this machine.
 readme: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.readme runs/mnist-lenet5/result.json README.md
+
+# The pictures of the README, from a stored run, by a headless Chromium; ARGS=--verify keeps none.
+screenshots: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.screenshots $(ARGS)
 
 # The paper's two networks on all of MNIST, three seeds: make lenet DATA=mnist.npz
 lenet: $(VENV)/dev.stamp

@@ -81,7 +81,7 @@ def run(
     if outcome.verdicts:
         console.print()
         console.print(FORMATS["text"](outcome.verdicts))
-    console.print(f"results in {outcome.folder}", soft_wrap=True)
+    console.print(f"results in {outcome.folder}, to be looked at in report.html", soft_wrap=True)
     raise typer.Exit(exit_code(outcome.verdicts) if outcome.verdicts else 0)
 
 
@@ -257,6 +257,33 @@ def profile(
         typer.echo(json.dumps({"schema": 1, "measurements": [dataclasses.asdict(row) for row in rows]}))
     else:
         console.print(measurements(rows))
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Folders that edgel0 run left; several are compared.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.html", help="The page; - prints it. Default: report.html."),
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="The same as tables for a pull request; - prints it.")
+    ] = None,
+    cost: Annotated[
+        str,
+        typer.Option(
+            help="What several are compared by: macs, params, weight_bytes, activation_bytes, size or latency."
+        ),
+    ] = "macs",
+) -> None:
+    """Show a run, or compare several: one HTML file that needs nothing else, or Markdown."""
+    from edgel0.report.writing import write_report
+
+    written = write_report(runs, out if out or markdown else Path("report.html"), markdown, cost)
+    for path in written:
+        typer.echo(f"report in {path}")
 
 
 @app.command()

@@ -202,6 +202,20 @@ def program_cost(program: ExportedProgram) -> Cost:
     )
 
 
+def program_layers(program: ExportedProgram) -> list[dict[str, Any]]:
+    """Return name, kind and MACs of each layer of a program that has any, in its order; plain JSON values.
+
+    A layer is a module and an operator in it: attention's projections and its products are two.
+    """
+    nodes = {node.name: node for node in program.graph.nodes}
+    found: dict[tuple[str, str], float] = {}
+    for name, products in _macs(program, Counter(None)).items():
+        kind = str(getattr(nodes[name].target, "overloadpacket", nodes[name].target)).rpartition(".")[2]
+        key = (module_of(nodes[name]) or kind, kind)
+        found[key] = found.get(key, 0.0) + sum(product.scale for product in products)
+    return [{"name": name, "kind": kind, "macs": round(macs)} for (name, kind), macs in found.items()]
+
+
 def _peak(program: ExportedProgram, live: Counter) -> Peak:
     """Compile what each activation takes, from its operator to its last user; views share what they view."""
     owner: dict[Node, Node] = {}

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from edgel0 import __version__
+from edgel0.cost import program_layers
 from edgel0.recipe import Recipe
 from edgel0.samples import Data
 from edgel0.training import Trained
 from edgel0.types import Artifact, Measurement, Parity, Slimmed
 
 SCHEMA = 1
+MOST_SAMPLES = 20_000  # of one file; more would be most of what is in the folder
 RUNTIME_NAMES = {".onnx": "onnxruntime", ".tflite": "litert"}
 
 
@@ -67,6 +69,18 @@ def latency(row: Measurement) -> dict[str, float]:
     return {"p10": row.p10_ms, "p50": row.p50_ms, "p90": row.p90_ms}
 
 
+def samples_of(measured: Mapping[str, Measurement]) -> dict[str, Any]:
+    """Return the content of ``samples.json``: raw latencies by file name, whole nanoseconds in the order they came.
+
+    Of more than ``MOST_SAMPLES`` every n-th is kept, and ``every`` says n; the percentiles are those of all.
+    """
+    found = {}
+    for name, row in measured.items():
+        every = -(-len(row.samples_ms) // MOST_SAMPLES) or 1
+        found[name] = {"every": every, "ns": [round(ms * 1e6) for ms in row.samples_ms[::every]]}
+    return {"schema": SCHEMA, "samples": found}
+
+
 def _side(
     program: Slimmed, score: float, artifacts: Sequence[Artifact], measured: Mapping[str, Measurement]
 ) -> dict[str, Any]:
@@ -76,6 +90,7 @@ def _side(
         **program.cost.as_dict(),
         "files": {a.path.name: a.bytes for a in artifacts},
         "latency_ms": {name: _timing(row) for name, row in rows.items()},
+        "layers": program_layers(program.program),
     }
 
 

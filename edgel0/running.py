@@ -28,10 +28,12 @@ from edgel0.exporters.writing import export
 from edgel0.masks import masked
 from edgel0.recipe import Recipe
 from edgel0.report.figures import draw
-from edgel0.results import RUNTIME_NAMES, as_json, latency, result_of
+from edgel0.report.page import page
+from edgel0.report.reading import read_run
+from edgel0.results import RUNTIME_NAMES, as_json, latency, result_of, samples_of
 from edgel0.samples import Data, accuracy, as_data, check_fit
 from edgel0.slimming import slim
-from edgel0.staging import RESULT, TIMINGS, publish, staging, write
+from edgel0.staging import REPORT, RESULT, SAMPLES, TIMINGS, publish, staging, write
 from edgel0.training import Tick, Trained, train
 from edgel0.types import Artifact, Masks, Measurement, Parity, Slimmed, Verdict
 
@@ -78,6 +80,7 @@ def run(
         trained = train(recipe, model, data, work, progress, say)
         result, verdicts = finish(recipe, trained, data, work, say, hint)
         folder = publish(Path(out), recipe.name)
+        write(folder / REPORT, page(read_run(folder)).encode())  # last: results never wait for what is drawn of them
     return Outcome(folder, result, verdicts)
 
 
@@ -168,6 +171,8 @@ def finish(
     write(work / "recipe.toml", recipe.text.encode())
     write(work / RESULT, as_json(result))
     write(work / TIMINGS, as_json({"epochs": list(trained.timings)}))
+    if measured:
+        write(work / SAMPLES, json.dumps(samples_of(measured), separators=(",", ":")).encode())
     if _installed("matplotlib"):
         say("drawing")
         with contextlib.suppress(ExtraError):  # a Matplotlib that does not import costs no results

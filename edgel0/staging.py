@@ -12,7 +12,9 @@ from edgel0.errors import DeviceError
 
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
+REPORT = "report.html"
 TIMINGS = "timings.json"  # of the epochs; apart, because they are not the same twice
+SAMPLES = "samples.json"  # of the latencies, raw; apart, because they are many
 
 
 def write(path: Path, content: bytes) -> None:

@@ -16,12 +16,13 @@ from projects import HERE, edgel0, finished, paragraph, project, run_until, star
 from edgel0.errors import DeviceError
 from edgel0.exporters.loading import load
 from edgel0.report.text import slower
+from edgel0.report.writing import render
 from edgel0.staging import CHECKPOINT, TIMINGS, publish, staging
 
 NEVER = ("never", 0, 0.0)
 FILES = [
-    *("budget.svg", "channels.svg", "dense.pt2", "dense.pt2.json", "polarisation.svg", "recipe.toml", "result.json"),
-    *("slim.pt2", "slim.pt2.json", "timings.json", "units.svg"),
+    *("budget.svg", "channels.svg", "dense.pt2", "dense.pt2.json", "polarisation.svg", "recipe.toml"),
+    *("report.html", "result.json", "slim.pt2", "slim.pt2.json", "timings.json", "units.svg"),
 ]
 
 
@@ -107,6 +108,24 @@ def test_the_result_follows_its_schema(every):
     assert result["budget"]["weight_bytes"]["limit"] == 8000
     assert result["mask"]["rule"] == "median" and re.fullmatch(r"[0-9a-f]{16}", result["mask"]["digest"])
     assert {"edgel0", "numpy", "torch", "onnx", "onnxruntime", "ai-edge-litert"} <= set(result["versions"])
+
+
+def test_layers_raw_samples_and_the_report_are_there(every):
+    _, folder, _ = every
+    result = json.loads((folder / "result.json").read_text())
+    for which in ("dense", "slim"):
+        layers = result[which]["layers"]
+        assert sum(layer["macs"] for layer in layers) == result[which]["macs"]
+        assert {layer["kind"] for layer in layers} == {"conv2d", "linear"}
+    rows = json.loads((folder / "samples.json").read_text())["samples"]
+    assert set(rows) == {*result["dense"]["files"], *result["slim"]["files"], *result["quantized"]} - {
+        *("dense.pt2", "slim.pt2"),
+    }
+    for which in ("dense", "slim"):
+        told, raw = result[which]["latency_ms"]["onnxruntime"], rows[f"{which}.onnx"]
+        assert len(raw["ns"]) == -(-told["runs"] // raw["every"]) <= 20_000
+        assert np.median(raw["ns"]) / 1e6 == pytest.approx(told["p50"], rel=0.05)
+    assert render([folder])["--output"] == (folder / "report.html").read_text()
 
 
 def test_files_in_fewer_bits_stand_beside_those_in_float32(every):

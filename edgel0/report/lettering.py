@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import RendererAgg
-from matplotlib.font_manager import FontProperties
-from matplotlib.ticker import EngFormatter
 
 
 def amount(value: float, digits: int = 3) -> str:
     """Write ``177880`` as ``178 k``."""
+    from matplotlib.ticker import EngFormatter  # here and below: names are shortened where there is no Matplotlib, too
+
     text = EngFormatter(sep=" ")(float(f"{value:.{digits}g}"))
     return text.strip()
 
@@ -66,6 +65,8 @@ def _shared(parts: Sequence[Sequence[str]]) -> int:
 
 def inches(text: str, size: float, weight: str = "normal") -> float:
     """Return the width of a text of ``size`` points; signs that our font lacks are as wide as they are elsewhere."""
+    from matplotlib.font_manager import FontProperties
+
     text = "".join("00" if _columns(letter) == 2 else letter for letter in text)
     font = FontProperties(size=size, weight=weight)
     return float(_renderer().get_text_width_height_descent(text, font, False)[0]) / 72
@@ -73,6 +74,8 @@ def inches(text: str, size: float, weight: str = "normal") -> float:
 
 @functools.cache
 def _renderer() -> Any:
+    from matplotlib.backends.backend_agg import RendererAgg
+
     return RendererAgg(1, 1, 72)  # type: ignore[no-untyped-call]
 
 
