@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgel0.checks.figures import figure, read_sidecar
+from edgel0.checks.figures import Subject, figure
 
 from .artefacts import model, sidecar
 
@@ -22,7 +22,7 @@ def tflite(tmp_path):
 
 
 def of(path, metric, **qualifiers):
-    return figure(path, metric, qualifiers, read_sidecar(path))
+    return figure(Subject(path.parent, path.name), metric, qualifiers)[0]
 
 
 @pytest.mark.parametrize(
