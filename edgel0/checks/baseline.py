@@ -59,6 +59,8 @@ def read_baseline(path: Path) -> Baseline:
     Raises:
         RecipeError: it is missing, cannot be read, or something in it is not as ``write`` writes it.
     """
+    if path.is_symlink():
+        raise RecipeError(f"{path}: this is a symbolic link, which leads out of what is committed. {AGAIN}")
     try:
         text = path.read_bytes().decode("utf-8")
         document = json.loads(text, object_pairs_hook=_once)

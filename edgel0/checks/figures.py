@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgel0.checks.onnx_files import external_files
+from edgel0.checks.paths import printable
 from edgel0.checks.sidecar import (
     Figure,
     Sidecar,
@@ -105,7 +106,7 @@ def figure(subject: Subject, metric: str, qualifiers: Mapping[str, Any]) -> tupl
     if subject.trouble:
         return subject.trouble, metric
     found, detail = FIGURES[metric](subject, qualifiers)
-    return found, f"{metric} {detail}" if detail else metric
+    return found, f"{metric} {printable(detail)}" if detail else metric
 
 
 def inside(folder: Path, path: Path) -> bool:

@@ -41,6 +41,11 @@ def plain(pattern: str) -> str:
     return Path(pattern).as_posix()
 
 
+def printable(text: str) -> str:
+    """Show what would steer a terminal by its number: names of files, layers and runtimes are foreign."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+
+
 def leaves(folder: Path, pattern: str) -> bool:
     """Tell whether a path or pattern leads out of ``folder``, on any system and through any symbolic link.
 

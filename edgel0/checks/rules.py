@@ -179,8 +179,8 @@ def _moving(entry: Entry) -> list[str]:
 def _table(entry: Entry, key: str, known: tuple[str, ...], such: str) -> tuple[str, dict[str, Any]]:
     """Return the address and the content of an inline table."""
     value = entry.table[key]
-    if not isinstance(value, dict):
-        found = type(value).__name__ if not isinstance(value, str) else reprlib.repr(value)
+    if not isinstance(value, dict) or not value:
+        found = reprlib.repr(value) if isinstance(value, (str, dict)) else type(value).__name__
         raise entry.source.error(entry.at(key), f"{key} is {found}; write a table {such}")
     entry.source.refuse_unknown(value, known, f"{entry.at(key)}.")
     return entry.at(key), value

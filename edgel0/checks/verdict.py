@@ -11,8 +11,8 @@ from pathlib import Path
 
 from edgel0.checks.baseline import NAME, Baseline, read_baseline
 from edgel0.checks.figures import Subject, figure
-from edgel0.checks.paths import chosen, matches, plain
-from edgel0.checks.wording import excess, label, printable
+from edgel0.checks.paths import chosen, matches, plain, printable
+from edgel0.checks.wording import excess, label
 from edgel0.errors import BudgetError
 from edgel0.quantities import METRICS
 from edgel0.types import Limit, Verdict
@@ -56,8 +56,7 @@ def home(limit: Limit) -> Path:
 
 
 def _committed(folder: Path) -> Baseline | None:
-    path = folder / NAME
-    return read_baseline(path) if path.exists() or path.is_symlink() else None
+    return read_baseline(folder / NAME) if (folder / NAME).exists() or (folder / NAME).is_symlink() else None
 
 
 def _spread(limits: list[Limit], held: Mapping[Path, Baseline | None]) -> Iterator[Limit]:
@@ -125,10 +124,8 @@ def _largest(metric: str, subject: Subject, baseline: Baseline | None) -> tuple[
         grown = {layer: size - before.get(layer, {}).get(part, 0) for layer, size in rows.items()}
         most = sorted((layer for layer in grown if grown[layer] > 0), key=lambda layer: -grown[layer])
         if most:
-            return tuple((printable(layer), rows[layer], grown[layer]) for layer in most[:SHOWN])
-    return tuple(
-        (printable(layer), rows[layer], None) for layer in sorted(rows, key=lambda layer: -rows[layer])[:SHOWN]
-    )
+            return tuple((layer, rows[layer], grown[layer]) for layer in most[:SHOWN])
+    return tuple((layer, rows[layer], None) for layer in sorted(rows, key=lambda layer: -rows[layer])[:SHOWN])
 
 
 NOTHING = f"there is no {NAME}; write it with  edgel0 baseline update  and commit it"

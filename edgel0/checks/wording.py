@@ -22,11 +22,6 @@ def label(limit: Limit) -> str:
     return name + (f" ({about})" if about else "") + (f"{sign}{limit.text}" if sign else "")
 
 
-def printable(text: str) -> str:
-    """Show what would steer a terminal by its number: names of files and layers are foreign."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
-
-
 def amount(limit: Limit, value: float) -> str:
     """Print a value of the limit's metric with its unit."""
     return format_amount(value, METRICS[limit.metric])

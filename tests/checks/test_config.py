@@ -164,7 +164,7 @@ MISTAKES = [
     (entry("path = 'a'", "max_params = 0x" + "f" * 9000), ":3: max_params: an enormous number is not a count"),
     (entry("path = 'a'", "latency = 5"), ":3: latency is int; write a table such as {max = "),
     (entry("path = 'a'", "latency = {board = 'b', max = '5'}"), ":3: max: '5' without a unit is not a time"),
-    (entry("path = 'a'", "latency = {}"), ":3: latency without a limit; write max"),
+    (entry("path = 'a'", "latency = {}"), ":3: latency is {}; write a table such as"),
     (entry("path = 'a'", "latency = {board = 'b', max = 5}"), ":3: max is of type int; write a string such as"),
     (
         entry("path = 'a'", "latency = {max = '5 ms', board = 'b', stat = 'p95'}"),
