@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edgel0.checks.counting import Counts, count_onnx
 from edgel0.checks.onnx_files import external_files
 from edgel0.checks.paths import printable
 from edgel0.checks.sidecar import (
@@ -85,9 +86,21 @@ class Subject:
         return [self.path, *sorted(beside)]
 
     @cached_property
+    def counts(self) -> Counts | str:
+        """What the file's own graph tells, or why it does not."""
+        if self.path.suffix.casefold() != ".onnx":
+            return "only ONNX files are counted"
+        try:
+            return count_onnx(self.path.read_bytes())
+        except OSError as error:
+            return f"file cannot be read ({error.strerror})"
+        except ValueError as error:
+            return f"file is not a readable ONNX model: {error}"
+
+    @cached_property
     def layers(self) -> dict[str, dict[str, int]]:
         """What each layer costs, by name: macs, params and weight_bytes; empty where the file does not tell."""
-        return {}
+        return {} if isinstance(self.counts, str) else {name: dict(row) for name, row in self.counts.layers.items()}
 
     @cached_property
     def sidecar(self) -> Sidecar:
@@ -200,6 +213,9 @@ def _counted(metric: str) -> Callable[[Subject, Mapping[str, Any]], tuple[Figure
     """Make the function of a figure that is counted in the file's own graph."""
 
     def count(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+        counts = subject.counts
+        if isinstance(counts, Counts) and metric in counts.figures:
+            return counts.figures[metric], ""
         return cost_of(subject.sidecar, metric), ""
 
     return count

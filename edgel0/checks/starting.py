@@ -11,7 +11,7 @@ from pathlib import Path
 from edgel0.checks.config import read_limits
 from edgel0.checks.figures import Subject, figure, inside
 from edgel0.checks.publishing import publish
-from edgel0.checks.rules import OURS
+from edgel0.checks.rules import NONE_ALLOWED, OURS
 from edgel0.checks.source import read_source
 from edgel0.errors import RecipeError, UsageError
 from edgel0.quantities import METRICS, Kind, parse_change
@@ -83,7 +83,7 @@ def _budget(folder: Path, name: str, room: float) -> str:
         key = f"max_{metric}"
         if key in KEYS:
             value, _ = figure(subject, metric, {})
-            if not isinstance(value, str):
+            if not isinstance(value, str) and (value or metric in NONE_ALLOWED):
                 exact = metric in EXACT
                 limit = str(value) if exact else f'"{rounded_up(value * (1 + Fraction(room)), METRICS[metric])}"'
                 lines.append(f"{key} = {limit}".ljust(36) + f"# today {value:,}")
