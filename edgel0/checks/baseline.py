@@ -27,11 +27,15 @@ Figures = Mapping[str, float | str]  # str: why it is missing
 
 @dataclass(frozen=True)
 class Baseline:
-    """Figures and layers by artefact; ``origin`` names where they are from, a file or a revision of git."""
+    """Figures and layers by artefact; ``origin`` names where they are from, a file or a revision of git.
+
+    ``absent`` says of artefacts without figures why they can have none.
+    """
 
     figures: Mapping[str, Figures]
     layers: Mapping[str, Layers] = field(default_factory=dict)
     origin: str = NAME
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def revision(self) -> bool:
@@ -40,6 +44,8 @@ class Baseline:
 
     def of(self, name: str, key: str) -> float | str:
         """Return the figure of an artefact, or why there is none to compare with."""
+        if name in self.absent:
+            return self.absent[name]
         if name not in self.figures:
             return f"{self.origin} has no entry for this file; add it with  edgel0 baseline update  and commit that"
         held = self.figures[name]

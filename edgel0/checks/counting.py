@@ -51,6 +51,8 @@ def _weight(tensor: Message) -> Iterator[tuple[str, dict[str, int]]]:
     """Yield name and amount of one initializer whose elements have a size that is known."""
     dims = [number for part in tensor.get(1, []) for number in ([part] if isinstance(part, int) else _packed(part))]
     kind = tensor.get(2, [0])[-1]
+    if len(dims) > 64:
+        raise ValueError("it has a tensor of more than 64 dimensions")
     if kind in BITS:
         elements = math.prod(dims)
         yield _text(tensor, 8), {"params": elements, "weight_bytes": -(-elements * BITS[kind] // 8)}

@@ -118,7 +118,12 @@ def figure(subject: Subject, metric: str, qualifiers: Mapping[str, Any]) -> tupl
     """
     if subject.trouble:
         return subject.trouble, metric
-    found, detail = FIGURES[metric](subject, qualifiers)
+    try:
+        found, detail = FIGURES[metric](subject, qualifiers)
+    except OSError as error:
+        return f"file cannot be read ({error.strerror})", metric
+    if not isinstance(found, str) and found >= 2**63:
+        return "the file gives a number that no model has", metric
     return found, f"{metric} {printable(detail)}" if detail else metric
 
 
@@ -225,8 +230,8 @@ FIGURES: dict[str, Callable[[Subject, Mapping[str, Any]], tuple[Figure, str]]] =
     "size": _size,
     "compressed": _compressed,
     "weight_bytes": _counted("weight_bytes"),
-    "params": _counted("params"),
     "macs": _counted("macs"),
+    "params": _counted("params"),
     "activation_bytes": _counted("activation_bytes"),
     "operators": _counted("operators"),
     "transposes": _counted("transposes"),

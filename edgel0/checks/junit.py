@@ -25,7 +25,9 @@ def as_junit(verdicts: Sequence[Verdict]) -> str:
     about = {"name": "edgel0 check", "package": "edgel0", "id": "0", "timestamp": "1970-01-01T00:00:00"}
     suite = SubElement(root, "testsuite", {**about, "hostname": "localhost", "time": "0"})
     suite.attrib.update({key: str(count) for key, count in counts.items()})
-    suite.set("skipped", str(sum(verdict.status == "off" for verdict in verdicts)))
+    skipped = sum(verdict.status == "off" for verdict in verdicts)
+    if skipped:  # the older of Ant's schemas knows no skipped tests
+        suite.set("skipped", str(skipped))
     SubElement(suite, "properties")
     for verdict in verdicts:
         _case(suite, verdict)

@@ -19,12 +19,13 @@ from edgel0.checks.baseline import REVISION, Baseline
 from edgel0.checks.figures import POINTER, RESULT
 from edgel0.checks.onnx_files import external_files
 from edgel0.checks.paths import chosen, plain
-from edgel0.checks.recording import record
+from edgel0.checks.recording import by_artifact, record
 from edgel0.errors import DeviceError, UsageError
 from edgel0.types import Limit
 
 # Whatever the repository or its host has configured, nothing is started, fetched, asked or taken for another object.
 CALM = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1"}
+UNTRACKED = "git does not track this file, so that no revision has it: add it, or compare with edgel0-baseline.json"
 REGULAR = (b"100644", b"100755", b"100664")
 
 
@@ -47,7 +48,10 @@ def baseline_of(ref: str, limits: Iterable[Limit], folder: Path) -> Baseline:
             tree.take([name, f"{name}.json", (PurePosixPath(name).parent / RESULT).as_posix()])
             tree.take(_external(tree.place / name, name))
         tree.take(plain(limit.qualifiers["result"]) for limit in limits if "result" in limit.qualifiers)
-        return replace(record([], tree.place, about), origin=f"{REVISION} {ref} ({commit[:9]})")
+        found = record([], tree.place, about)
+    tracked = set(map(os.fsdecode, _git(folder, "ls-files", "-z").split(b"\0")))
+    unknown = {*by_artifact(limits, folder)} - tracked - {*about}
+    return replace(found, origin=f"{REVISION} {ref} ({commit[:9]})", absent=dict.fromkeys(unknown, UNTRACKED))
 
 
 class GitError(DeviceError):

@@ -96,7 +96,7 @@ def _judge(limit: Limit, subject: Subject, baseline: Baseline | None) -> Verdict
     if limit.bound in ("max", "min"):
         allowed: float = limit.maximum
     elif known is None:
-        if baseline and baseline.revision and subject.name not in baseline.figures:
+        if baseline and baseline.revision and subject.name not in {*baseline.figures, *baseline.absent}:
             return Verdict(limit, value, True, f"{label(limit)}: new, for {baseline.origin} has no such file")
         return Verdict(limit, value, False, f"{label(limit)} cannot be compared: {before}")
     else:

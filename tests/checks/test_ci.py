@@ -153,6 +153,9 @@ def test_the_install_step_and_then_the_check(repo):
         [repo.parent / "temp" / "edgel0" / "bin" / "python", "-c", "import torch"], capture_output=True
     )
     assert have.returncode == 1
+    files = [path for path in (repo.parent / "temp" / "edgel0").rglob("*") if path.is_file()]
+    ours = [path for path in files if not {"pip", "setuptools", "pkg_resources"} & set(path.parts)]
+    assert sum(path.stat().st_size for path in ours) < 120e6
 
 
 def test_the_hook_runs_in_pre_commit(repo):

@@ -208,8 +208,17 @@ def test_a_revision_is_compared_with_instead_of_the_baseline(repo):
     assert git(repo, "status", "--short") == ""
 
 
+def test_a_file_that_git_does_not_track_cannot_be_compared(repo):
+    (repo / ".gitignore").write_text("built/\n")
+    network(repo / "built" / "digits.onnx")
+    (repo / "edgel0.toml").write_text(CONFIG.replace("dist", "built"))
+    code, out, error = edgel0("check", "--base", "main")
+    assert (code, error) == (1, "") and "cannot be compared: git does not track this file" in " ".join(out.split())
+
+
 def test_a_file_that_the_revision_has_not_is_new_and_held_by_absolute_limits(repo):
     network(repo / "dist" / "other.onnx", hidden=20)
+    git(repo, "add", "dist/other.onnx")
     (repo / "edgel0.toml").write_text(CONFIG.replace("digits.onnx", "*.onnx"))
     code, out, error = edgel0("check", "--base", "main")
     assert (code, error) == (0, "")
