@@ -28,7 +28,8 @@ def record(limits: Iterable[Limit], folder: Path, names: Mapping[str, list[Limit
         rows: dict[str, float | str] = {key: value for value, key in found.values() if not isinstance(value, str)}
         for limit in about:
             value, key = figure(subject, limit.metric, {**limit.qualifiers, "absolute": False})
-            rows[key] = value
+            if not isinstance(value, str) or limit.bound not in ("max", "min") or subject.trouble:
+                rows[key] = value
         figures[name], layers[name] = rows, subject.layers
     return Baseline(figures, layers)
 

@@ -47,13 +47,16 @@ def largest(verdict: Verdict) -> str:
     if not verdict.largest:
         return ""
     grown = any(growth for _, _, growth in verdict.largest)
-    unit = "count" if METRICS[verdict.limit.metric] == "count" else "bytes"
     rows = [
-        f"{layer} {format_amount(value, unit)}"  # type: ignore[arg-type]
-        + (f" (+{format_amount(growth, unit)})" if growth else "")  # type: ignore[arg-type]
-        for layer, value, growth in verdict.largest
+        f"{layer} {_part(verdict, size)}" + (f" (+{_part(verdict, growth)})" if growth else "")
+        for layer, size, growth in verdict.largest
     ]
     return f"{'Grown' if grown else 'Largest'}: {'; '.join(rows)}."
+
+
+def _part(verdict: Verdict, amount: float) -> str:
+    """Print what a layer has of a figure: bytes once, counts as they are."""
+    return f"{int(amount):,}" + ("" if METRICS[verdict.limit.metric] == "count" else " B")
 
 
 def limit_of(verdict: Verdict) -> float | None:
