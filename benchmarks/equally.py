@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.cifar import augment
 from edgel0.distilling import Teacher
 from edgel0.errors import RecipeError
 from edgel0.recipe import Recipe, Training
 from edgel0.samples import Data
 from edgel0.scheduling import PHASES
 from edgel0.training import OPTIMIZERS, batch_count, batches_of
+from export.cifar10 import augment
 
 Change = Callable[[nn.Module], nn.Module]
 ALIKE = ("accumulate", "clip", "ema", "precision", "schedule", "teacher")  # what :func:`trained` takes in one way only

@@ -29,10 +29,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cifar import FETCH
 from benchmarks.equally import batches, check, steps_of, trained
 from benchmarks.peers import CRITERIA, in_steps
-from benchmarks.resnets import WIDTHS, ResNet8, uniform, widths_of
+from benchmarks.resnets import uniform, widths_of
 from benchmarks.standings import AFTER, DENSE, OURS, report
 from edgel0 import __version__
 from edgel0.cost import cost_of
@@ -44,6 +43,8 @@ from edgel0.staging import write
 from edgel0.tracing import trace
 from edgel0.training import Tick, train
 from edgel0.types import Cost, Masks
+from export.cifar10 import FETCH
+from export.resnet8 import WIDTHS, ResNet8
 
 HERE = Path(__file__).parent
 PRUNED = {f"tp-{name}{kind}": (name, steps) for name in CRITERIA for kind, steps in (("", 1), ("-iterative", 5))}
@@ -90,7 +91,10 @@ class Bench:
     def shared(self, name: str, seed: int, make: Callable[[], nn.Module]) -> tuple[nn.Module, float]:
         """Return a network of full size and the seconds it took, from the folder if it is there."""
         settings = dataclasses.replace(self.recipe.train, threads=1, distill=name == STARTS[True])
-        code = [(HERE / file).read_text("utf-8") for file in ("equally.py", "resnets.py", "cifar.py")]
+        code = [
+            (HERE / file).read_text("utf-8")
+            for file in ("equally.py", "resnets.py", "../export/resnet8.py", "../export/cifar10.py")
+        ]
         identity = [name, seed, settings, self.digest, str(torch.__version__), code]
         file = self.work / f"{name}-{seed}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}.pt"
         if file.exists():

@@ -25,14 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.cifar import augment, load
-from benchmarks.resnets import ResNet8
 from benchmarks.zoo import torchvision_models
 from edgel0 import Budget, Schedule, __version__, attach
 from edgel0.cost import cost_of
 from edgel0.gates import gates_of
 from edgel0.heap import keep
 from edgel0.staging import write
+from export.cifar10 import augment, load
+from export.resnet8 import ResNet8
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # name -> (network, side of its images, classes)
     "resnet8": (ResNet8, 32, 10),
@@ -260,7 +260,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000, help="images of --whole")
     parser.add_argument("--epochs", type=int, default=20, help="of --whole")
     parser.add_argument("--whole-batch", type=int, default=128, help="images in a batch of --whole")
-    parser.add_argument("--data", type=Path, help="CIFAR-10 for --whole, as cifar.py reads it; otherwise synthetic")
+    parser.add_argument(
+        "--data", type=Path, help="CIFAR-10 for --whole, as export/cifar10.py reads it; otherwise synthetic"
+    )
     parser.add_argument("--store", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

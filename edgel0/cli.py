@@ -74,7 +74,9 @@ def run(
     keep()
     console = _console()
     with Watch(console) as watch:
-        outcome = run_recipe(asked, out=out, data_path=data, fresh=fresh, progress=watch.tick, say=watch.say)
+        outcome = run_recipe(
+            asked, out=out, data_path=data, fresh=fresh, progress=watch.tick, say=watch.say, hint=watch.hint
+        )
     console.print(summary(outcome.result))
     if outcome.verdicts:
         console.print()
@@ -150,6 +152,15 @@ def export(
     input: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]SHAPE[:DTYPE[:BELOW]]", help="An input, as for inspect.")
     ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of samples that may be answered differently, such as 0.01."),
+    ] = None,
+    keep_float: Annotated[
+        str, typer.Option(help="Layers of an integer file that stay float32: auto, or patterns of names and kinds.")
+    ] = "",
+    sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Tell what each integer layer costs.")] = False,
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="ONNX for any number of samples.")] = False,
 ) -> None:
     """Write a model in other formats and precisions, each proven equal in its own runtime."""
     from edgel0.errors import need
@@ -157,6 +168,7 @@ def export(
     need("torch", "train")
     from edgel0.exporters.calibration import read_samples, spread_out
     from edgel0.exporters.writing import export as write
+    from edgel0.report.text import sensitivities
 
     console = _console()
     with console.status(f"reading {model}"), contextlib.redirect_stdout(sys.stderr):
@@ -175,11 +187,19 @@ def export(
                 layout=layout if file.suffix == ".tflite" else "nchw",
                 precision=quantize,
                 calibrate=samples,
+                max_drop=max_drop,
+                keep_float=keep_float if keep_float in ("", "auto") else keep_float.split(","),
+                sensitivity=sensitivity,
+                dynamic_batch=dynamic_batch and file.suffix == ".onnx",
                 progress=status.update,
             )
         parity = artifact.parity
         within = f", within {parity.max_abs:.1e} on {parity.samples} samples" if parity else ""
         console.print(f"{file}: {artifact.bytes:,} B ({artifact.bytes / 1024:.1f} KiB){within}", soft_wrap=True)
+        if dynamic_batch and file.suffix != ".onnx":
+            console.print(f"{file} takes one sample at a time; only ONNX files take any number.", soft_wrap=True)
+        if rows := artifact.provenance.get(artifact.format, {}).get("sensitivity"):
+            console.print(sensitivities(rows, artifact.provenance[artifact.format].get("kept_layers", [])))
 
 
 def _program(model: str, input: list[str] | None) -> tuple[Any, str]:

@@ -108,7 +108,9 @@ class Exports:
     """Which files to write for the dense and for the slim model, by suffix, and for the slim one in which precisions.
 
     ``verify`` is the number of test samples that they are compared on, ``calibrate`` that of the training samples that
-    integer activations get their ranges from.
+    integer activations get their ranges from. ``max_accuracy_drop`` is by how much a file may be less accurate than the
+    slim network; layers of integer files stay in float32 until that holds on the training samples, the most sensitive
+    first, or those that ``keep_float`` names by pattern.
     """
 
     formats: tuple[str, ...] = field(default=("onnx", "tflite"), metadata={"choices": ("onnx", "tflite", "pt2")})
@@ -116,6 +118,13 @@ class Exports:
     verify: int = _bounded(1000, 1)
     quantize: tuple[str, ...] = field(default=(), metadata={"choices": SMALLER})
     calibrate: int = _bounded(256, 1)
+    max_accuracy_drop: float = _bounded(1.0, 0, 1)
+    keep_float: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> str | tuple[str, ...]:
+        """Which layers of integer files stay in float32: patterns, "auto", or none."""
+        return self.keep_float or ("auto" if self.max_accuracy_drop < 1 else ())
 
     def quantized(self) -> list[tuple[str, str]]:
         """Return (name of the slim file, precision) of each file beside those in float32."""
@@ -244,7 +253,7 @@ def _table(source: Source, key: str, kind: Any) -> Any:
         address, spec = f"{key}.{name}", fields[name]
         if "kind" in spec.metadata:
             values[name] = _limit(source, address, value, spec.metadata["kind"])
-        elif kind is Limits and name in READERS:
+        elif name in READERS:
             values[name] = READERS[name](source, address, value)
         elif isinstance(spec.default, tuple):
             values[name] = _choices(source, address, value, spec.metadata["choices"], none=not spec.default)
@@ -299,9 +308,10 @@ def _within(source: Source, address: str, value: Any) -> dict[str, dict[str, str
     return value
 
 
-# Keys of [limits] that are no plain value.
+# Keys that are no plain value.
 READERS: dict[str, Callable[[Source, str, Any], Any]] = {
     "exclude": _names,
+    "keep_float": _names,
     "keep_at_least": _floors,
     "within": _within,
 }

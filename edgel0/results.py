@@ -85,6 +85,7 @@ def _side(
 
 
 def _quantized(artifact: Artifact, measured: Mapping[str, Measurement]) -> dict[str, Any]:
+    told = artifact.provenance.get(artifact.format, {})
     row, twin = measured.get(artifact.path.name), measured.get(f"slim{artifact.path.suffix}")
     return {
         "precision": artifact.precision,
@@ -92,7 +93,7 @@ def _quantized(artifact: Artifact, measured: Mapping[str, Measurement]) -> dict[
         "accuracy": artifact.parity.accuracy if artifact.parity else None,
         "latency_ms": _timing(row) if row else None,
         "float32_p50_ms": twin.p50_ms if twin else None,
-        **{key: artifact.provenance.get("tflite", {}).get(key) for key in ("partitions", "outside", "kept_float")},
+        **{key: told.get(key) for key in ("partitions", "outside", "kept_float", "kept_layers")},
     }
 
 

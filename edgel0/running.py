@@ -22,6 +22,7 @@ from edgel0.devices.measure import measure
 from edgel0.errors import ExtraError, ParityError, RecipeError, need
 from edgel0.exporters.calibration import spread_out
 from edgel0.exporters.parity import compare
+from edgel0.exporters.precision import PRECISIONS
 from edgel0.exporters.runtimes import arrays
 from edgel0.exporters.writing import export
 from edgel0.masks import masked
@@ -58,6 +59,7 @@ def run(
     fresh: bool = False,
     progress: Callable[[Tick], None] = lambda tick: None,
     say: Callable[[str], None] = lambda text: None,
+    hint: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Run a recipe; the results are in ``out/NAME`` when it returns, and nothing of them before.
 
@@ -74,7 +76,7 @@ def run(
         model = build_model(recipe)
         check_fit(model, data, recipe.path.parent)
         trained = train(recipe, model, data, work, progress, say)
-        result, verdicts = finish(recipe, trained, data, work, say)
+        result, verdicts = finish(recipe, trained, data, work, say, hint)
         folder = publish(Path(out), recipe.name)
     return Outcome(folder, result, verdicts)
 
@@ -114,7 +116,12 @@ def _installed(module: str) -> bool:
 
 
 def finish(
-    recipe: Recipe, trained: Trained, data: Data, work: Path, say: Callable[[str], None]
+    recipe: Recipe,
+    trained: Trained,
+    data: Data,
+    work: Path,
+    say: Callable[[str], None],
+    hint: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Any], tuple[Verdict, ...]]:
     """Slim, export, measure and check what was trained; write everything into ``work``."""
     say("slimming")
@@ -139,6 +146,9 @@ def finish(
             labels=data.y_test[: len(samples)].tolist(),
             calibrate=observed,
             precision=precision,
+            max_drop=recipe.export.max_accuracy_drop if recipe.export.max_accuracy_drop < 1 else None,
+            keep_float=recipe.export.kept if PRECISIONS[precision].calibrated else (),
+            progress=hint,
             layout=recipe.export.layout if name.endswith(".tflite") else "nchw",
             provenance={"data": data.digest, "recipe": recipe.name, "dense_cost": program.dense.as_dict()},
         )

@@ -14,14 +14,16 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import cifar, equally, resnet8, standings, step  # noqa: E402 - they are no package that is installed
-from benchmarks.resnets import WIDTHS, ResNet8, macs_of, uniform, widths_of  # noqa: E402
+from benchmarks import equally, resnet8, standings, step  # noqa: E402 - they are no package that is installed
+from benchmarks.resnets import macs_of, uniform, widths_of  # noqa: E402
 from edgel0 import trace  # noqa: E402
 from edgel0.cost import cost_of  # noqa: E402
 from edgel0.errors import RecipeError, UsageError  # noqa: E402
 from edgel0.recipe import Training, read_recipe  # noqa: E402
 from edgel0.samples import Data  # noqa: E402
 from edgel0.training import train  # noqa: E402
+from export import cifar10 as cifar  # noqa: E402
+from export.resnet8 import WIDTHS, ResNet8  # noqa: E402
 
 DENSE = 12_501_632
 IMAGE = torch.zeros(1, 3, 32, 32)

@@ -41,8 +41,15 @@ def foreign(task: str, log: Path, error: type[UsageError] | type[DeviceError] = 
 
 def load(module: str, extra: str) -> Any:
     """Import an optional library silently, or raise an :class:`~edgel0.errors.ExtraError` that names the extra."""
-    with tempfile.TemporaryFile() as sink, _quiet(sink.fileno()):
+    with silently():
         return need(module, extra)
+
+
+@contextlib.contextmanager
+def silently() -> Iterator[None]:
+    """Run somebody else's code, whose words and warnings nobody needs."""
+    with tempfile.TemporaryFile() as sink, _quiet(sink.fileno()):
+        yield
 
 
 @contextlib.contextmanager

@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from edgel0.errors import ParityError, UsageError
+from edgel0.errors import ParityError
+from edgel0.exporters.batching import any_batch
 from edgel0.exporters.foreign import foreign, load
 from edgel0.exporters.fusion import fuse_batch_norm
 from edgel0.exporters.onnx_precision import requantized
+from edgel0.exporters.order import Order
 from edgel0.exporters.parity import compare
 from edgel0.exporters.runtimes import arrays, open_onnx
 from edgel0.exporters.signature import Signature, Tensors, example, signature
 
 
-def write_onnx(
-    program: ExportedProgram,
-    path: Path,
-    *,
-    provenance: Mapping[str, Any],
-    log: Path,
-    layout: str = "nchw",
-    precision: str = "float32",
-    samples: Sequence[Tensors] = (),
-) -> dict[str, Any]:
+def write_onnx(program: ExportedProgram, path: Path, order: Order) -> dict[str, Any]:
     """Write a program as one ONNX file, weights inside; the same program and samples give the same bytes.
 
-    ``samples`` are what a ``precision`` with integer activations is calibrated on. Inputs and outputs stay float32.
-    Returns the provenance as the file carries it, under the metadata key ``edgel0``: what was given and an entry
-    ``onnx`` that names the opset and whether the graph is simplified. ``log`` is written when the conversion fails.
+    Inputs and outputs stay float32. Returns the provenance as the file carries it, under the metadata key ``edgel0``:
+    what was given and an entry ``onnx`` that names the opset, whether the graph is simplified, and for integer files
+    the layers kept in float32 and, where asked for, the sensitivity of each.
     """
-    if layout != "nchw":
-        raise UsageError(f"layout {layout!r} was asked of an ONNX file; ONNX knows 'nchw' only: leave the layout out.")
+    order.refuse_layout("ONNX")
     onnx, onnxsim = load("onnx", "onnx"), load("onnxsim", "onnx")
     load("onnxscript", "onnx")  # torch imports it in the middle of an export; ask now, while the answer is clear
     names, inputs = signature(program), example(program)
     module = fuse_batch_norm(program)
-    with foreign("the ONNX exporter", log):
+    told: dict[str, Any] = {}
+    with foreign("the ONNX exporter", order.log):
         exported = torch.onnx.export(module, inputs, dynamo=True, verbose=False)
         if exported is None:
             raise RuntimeError("torch.onnx.export returned nothing")
         _rename_(exported.model.graph, names)
-        model, simplified = _simplified(onnxsim, exported.model_proto, inputs, names)
-        if precision != "float32":
-            named = [dict(zip(names.inputs, arrays(sample), strict=True)) for sample in samples]
-            model = requantized(model, precision, named)
+        model, simplified = _simplified(onnxsim, exported.model_proto, module, inputs, names)
+        if order.batch:
+            model = any_batch(model, module, names, inputs, order.log)
+        if order.precision != "float32":
+            named = [dict(zip(names.inputs, arrays(sample), strict=True)) for sample in order.samples]
+            model, kept = requantized(model, order, named)
+            told = kept.told()
         _strip_(model)
-        carried = {**provenance, "onnx": {"opset": model.opset_import[0].version, "simplified": simplified}}
+        told = {"opset": model.opset_import[0].version, "simplified": simplified, **told}
+        carried = {**order.provenance, "onnx": told}
         onnx.helper.set_model_props(model, {"edgel0": json.dumps(carried, sort_keys=True)})
         onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
@@ -69,13 +65,16 @@ def _rename_(graph: Any, names: Signature) -> None:
         value.name = name
 
 
-def _simplified(onnxsim: Any, model: Any, inputs: Tensors, names: Signature) -> tuple[Any, str]:
+def _simplified(
+    onnxsim: Any, model: Any, module: torch.nn.Module, inputs: Tensors, names: Signature
+) -> tuple[Any, str]:
     """Return onnxsim's graph, or the model as it is and why, where onnxsim fails or changes an output."""
     try:
         simple, _ = onnxsim.simplify(model)
-        before, after = (open_onnx(m.SerializeToString()) for m in (model, simple))
-        answers = [before.run(inputs)], [after.run(inputs)]
-        compare(*answers, names=names.outputs, reference="torch's", runtime="onnxsim's", tolerance=1e-5)
+        with torch.no_grad():
+            expected = [arrays(module(*inputs))]
+        found = [open_onnx(simple.SerializeToString()).run(inputs)]
+        compare(expected, found, names=names.outputs, reference="torch's", runtime="onnxsim's", tolerance=1e-5)
     except (RuntimeError, ValueError, ParityError) as error:
         return model, f"no: {type(error).__name__} in onnxsim"
     return simple, "yes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,29 +10,55 @@ from typing import Any
 import numpy as np
 
 from edgel0.exporters.foreign import load
+from edgel0.exporters.keeping import Kept, Layer, Maker
+from edgel0.exporters.order import Order
 from edgel0.exporters.precision import Samples
 
 LARGE = 64  # elements: below that scales and operators cost more than the bits that they save
 PER_SCALE = 8  # elements that a scale must serve at least, or there is one scale for the whole weight
 
 
-def requantized(model: Any, precision: str, samples: Samples) -> Any:
-    """Return an ONNX model in another precision; ``samples`` are for what needs calibration."""
-    if precision in STORED:
-        return _stored(model, precision)
-    onnx, quantization = load("onnx", "onnx"), load("onnxruntime.quantization", "onnx")
-    int8 = quantization.QuantType.QInt8
+def requantized(model: Any, order: Order, samples: Samples) -> tuple[Any, Kept]:
+    """Return an ONNX model in another precision, and what was left in float32; ``samples`` are for calibration."""
+    onnx = load("onnx", "onnx")
+    if order.precision in STORED:
+        return _stored(model, order.precision), Kept(b"")
     with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
+        given = Path(folder) / "float.onnx"
         onnx.save(model, given)  # given a model in memory, the quantizer would take its weights out
-        if precision == "dynamic_wi8_afp32":
-            quantization.quantize_dynamic(given, made, per_channel=True, weight_type=int8)
-            simple, _ = load("onnxsim", "onnx").simplify(onnx.load(made))  # constants that it reshapes
-            return simple
-        quantization.quantize_static(
-            given, made, _Reader(samples), per_channel=True, activation_type=int8, weight_type=int8
-        )
-        return onnx.load(made)
+        if order.precision == "dynamic_wi8_afp32":
+            return _dynamic(given), Kept(b"")
+        kept = order.integer(_maker(given, samples))
+    return onnx.load_model_from_string(kept.content), kept
+
+
+def _dynamic(given: Path) -> Any:
+    onnx, quantization = load("onnx", "onnx"), load("onnxruntime.quantization", "onnx")
+    made = given.with_name("quantized.onnx")
+    quantization.quantize_dynamic(given, made, per_channel=True, weight_type=quantization.QuantType.QInt8)
+    simple, _ = load("onnxsim", "onnx").simplify(onnx.load(made))  # constants that it reshapes
+    return simple
+
+
+def _maker(given: Path, samples: Samples) -> Maker:
+    """Observe every range once, then make files of them that keep this or that layer."""
+    quantization, registry = load("onnxruntime.quantization", "onnx"), load("onnxruntime.quantization.registry", "onnx")
+    model = load("onnxruntime.quantization.quant_utils", "onnx").load_model_with_shape_infer(given)
+    kinds = sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
+    calibrator = quantization.create_calibrator(given, kinds, str(given.with_name("observed.onnx")))
+    calibrator.collect_data(_Reader(samples))
+    ranges, int8 = calibrator.compute_data(), quantization.QuantType.QInt8
+    layers = tuple(Layer(node.name, node.op_type) for node in model.graph.node if node.op_type in kinds)
+
+    def make(keep: frozenset[str]) -> bytes:
+        # Copies: the quantizer changes the model, and the ranges as well.
+        fresh, observed, none = copy.deepcopy(model), copy.deepcopy(ranges), list[str]()
+        quantizer = quantization.QDQQuantizer(fresh, True, False, int8, int8, observed, none, sorted(keep), kinds, {})
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        return bytes(quantizer.model.model.SerializeToString())
+
+    return Maker(layers, make)
 
 
 class _Reader:

@@ -99,3 +99,24 @@ def accuracy(found: Sequence[Arrays], labels: Sequence[int]) -> float:
     """Return the share of samples whose first output is largest, along its last axis, at the sample's label."""
     right = [int(answer[0].reshape(-1).argmax()) == label for answer, label in zip(found, labels, strict=True)]
     return sum(right) / len(right)
+
+
+def check_drop(expected: Sequence[Arrays], found: Sequence[Arrays], labels: Sequence[int] | None, most: float) -> None:
+    """Refuse a file that answers worse than its reference by more than ``most``, a share of the samples.
+
+    With ``labels`` the accuracy counts; without, the share of samples whose largest output is another one.
+
+    Raises:
+        ParityError: it does.
+    """
+    if labels is None:
+        changed = [(want[0].argmax(-1) != got[0].argmax(-1)).mean() for want, got in zip(expected, found, strict=True)]
+        drop, told = float(np.mean(changed)), "has another largest output than its reference in"
+    else:
+        before, after = accuracy(expected, labels), accuracy(found, labels)
+        drop, told = before - after, f"answers {after:.2%} of the samples right and its reference {before:.2%}:"
+    if drop > most + 1e-9:
+        raise ParityError(
+            f"it {told} {drop:.2%} {'of the samples' if labels is None else 'fewer'}, where {most:.2%} is allowed; "
+            "calibrate on more samples, keep the most sensitive layers in float32 (keep_float='auto'), or allow more."
+        )

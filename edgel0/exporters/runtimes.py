@@ -51,27 +51,43 @@ def open_tflite(source: Path | bytes, layout: str = "nchw") -> Runtime:
     ``run`` takes the program's own layout and numbers: it turns 4-D inputs channels-last for a file with
     ``layout="nhwc"``, and quantizes and dequantizes what goes into and comes out of a file with integer inputs.
     """
-    interpreters = load("ai_edge_litert.interpreter", "tflite")
-    schema = load("ai_edge_litert.schema_py_generated", "tflite")
     content = source if isinstance(source, bytes) else source.read_bytes()
-    interpreter = interpreters.Interpreter(model_content=content, num_threads=1)
-    interpreter.allocate_tensors()
+    interpreter, invoke = interpret(content, layout)
     details = {d["index"]: d for d in (*interpreter.get_input_details(), *interpreter.get_output_details())}
-    # The interpreter sorts names; the file's own signature keeps the order of the program.
-    named = schema.Model.GetRootAs(content, 0).SignatureDefs(0)
-    inputs = [named.Inputs(i) for i in range(named.InputsLength())]
-    outputs = [named.Outputs(i) for i in range(named.OutputsLength())]
+    inputs, outputs = _ends(content)
 
     def run(sample: Tensors) -> Arrays:
+        invoke(sample)
+        found = [(interpreter.get_tensor(e.TensorIndex()), details[e.TensorIndex()]) for e in outputs]
+        return tuple(dequantized(array, detail) for array, detail in found)
+
+    name = f"ai-edge-litert {version('ai-edge-litert')}"
+    return Runtime(name, _tflite_infos(inputs, details), _tflite_infos(outputs, details), run)
+
+
+def interpret(content: bytes, layout: str, **options: Any) -> tuple[Any, Callable[[Tensors], None]]:
+    """Return an interpreter of a TFLite file, and what runs it on a sample of the program's own layout and numbers."""
+    interpreters = load("ai_edge_litert.interpreter", "tflite")
+    interpreter = interpreters.Interpreter(model_content=content, num_threads=1, **options)
+    interpreter.allocate_tensors()
+    details = {detail["index"]: detail for detail in interpreter.get_input_details()}
+    inputs, _ = _ends(content)
+
+    def invoke(sample: Tensors) -> None:
         for entry, tensor in zip(inputs, sample, strict=True):
             array = (channels_last(tensor) if layout == "nhwc" else tensor).numpy()
             interpreter.set_tensor(entry.TensorIndex(), _quantized(array, details[entry.TensorIndex()]))
         interpreter.invoke()
-        found = [(interpreter.get_tensor(e.TensorIndex()), details[e.TensorIndex()]) for e in outputs]
-        return tuple(_dequantized(array, detail) for array, detail in found)
 
-    name = f"ai-edge-litert {version('ai-edge-litert')}"
-    return Runtime(name, _tflite_infos(inputs, details), _tflite_infos(outputs, details), run)
+    return interpreter, invoke
+
+
+def _ends(content: bytes) -> tuple[list[Any], list[Any]]:
+    """Return the inputs and outputs of a file's signature, which keeps the program's order; the interpreter sorts."""
+    schema = load("ai_edge_litert.schema_py_generated", "tflite")
+    named = schema.Model.GetRootAs(content, 0).SignatureDefs(0)
+    inputs = [named.Inputs(i) for i in range(named.InputsLength())]
+    return inputs, [named.Outputs(i) for i in range(named.OutputsLength())]
 
 
 def open_pt2(source: Path | bytes, layout: str = "nchw") -> Runtime:
@@ -104,7 +120,8 @@ def _quantized(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     return array.astype(detail["dtype"])
 
 
-def _dequantized(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+def dequantized(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """Return the real numbers that a tensor's integers stand for."""
     scale, zero = detail["quantization"]
     return np.float32(scale) * (array.astype(np.float32) - np.float32(zero)) if scale else array
 

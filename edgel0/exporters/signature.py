@@ -86,6 +86,17 @@ def example(program: ExportedProgram) -> Tensors:
     return inputs
 
 
+def example_like(inputs: Tensors, generator: torch.Generator) -> Tensors:
+    """Draw normal values of the shapes of ``inputs``; integers (token numbers, say) are their own, in another order."""
+
+    def drawn(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+        return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view(tensor.shape)
+
+    return tuple(map(drawn, inputs))
+
+
 def channels_last(tensor: torch.Tensor) -> torch.Tensor:
     """Move the channels of a 4-D tensor to the end (NCHW to NHWC); leave any other tensor alone."""
     return tensor.permute(0, 2, 3, 1).contiguous() if tensor.ndim == 4 else tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +14,49 @@ from torch.export import ExportedProgram
 from edgel0.errors import UsageError
 from edgel0.exporters.foreign import foreign, load
 from edgel0.exporters.fusion import fuse_batch_norm
+from edgel0.exporters.order import Order
 from edgel0.exporters.runtimes import arrays
-from edgel0.exporters.signature import Signature, Tensors, channels_last, example, signature
+from edgel0.exporters.signature import Signature, channels_last, example, signature
 from edgel0.exporters.tflite_precision import partitions, requantized
+from edgel0.exporters.tidying import tidy_
 
 LAYOUTS = ("nchw", "nhwc")
 
 
-def write_tflite(
-    program: ExportedProgram,
-    path: Path,
-    *,
-    provenance: Mapping[str, Any],
-    log: Path,
-    layout: str = "nchw",
-    precision: str = "float32",
-    samples: Sequence[Tensors] = (),
-) -> dict[str, Any]:
+def write_tflite(program: ExportedProgram, path: Path, order: Order) -> dict[str, Any]:
     """Write a program as a TFLite file; the same program and samples give the same bytes.
 
     With ``layout="nhwc"`` every 4-D input is channels-last; outputs keep the program's layout. 64-bit integers become
-    32-bit, as runtimes want them. ``samples``, in the program's layout, are what a ``precision`` with integer
-    activations is calibrated on; its inputs and outputs are integers, too. Returns the provenance as the file carries
-    it, in the metadata entry ``edgel0``: what was given and an entry ``tflite`` with the layout, in how many partitions
-    the delegate runs the file, and the kinds of operators outside of them. ``log`` is written when it fails.
+    32-bit, as runtimes want them. Samples come in the program's layout; inputs and outputs of a file with integer
+    activations are integers, too. Returns the provenance as the file carries it, in the metadata entry ``edgel0``: what
+    was given and an entry ``tflite`` with the layout, in how many partitions the delegate runs the file, the kinds of
+    operators outside of them, and what was kept in float32.
     """
+    layout = order.layout
     if layout not in LAYOUTS:
         raise UsageError(f"the layout is {layout!r}; it must be one of {', '.join(map(repr, LAYOUTS))}.")
+    order.refuse_batch("TFLite")
     litert = load("litert_torch", "tflite")
     names, inputs = signature(program), example(program)
     module: torch.nn.Module = fuse_batch_norm(program)
-    with foreign("the LiteRT converter", log):
+    with foreign("the LiteRT converter", order.log):
         if layout == "nhwc":
             images = [index for index, tensor in enumerate(inputs) if tensor.ndim == 4]
             module = litert.to_channel_last_io(module, args=images).eval()
             inputs = tuple(map(channels_last, inputs))
-        content, kept = litert.convert(module, inputs).model_content(), list[str]()
-        if precision != "float32":
-            given = [tuple(map(channels_last, sample)) if layout == "nhwc" else sample for sample in samples]
+        content = _edited(litert.convert(module, inputs).model_content(), tidy_)
+        told: dict[str, Any] = {"kept_float": []}
+        if order.precision != "float32":
+            given = [tuple(map(channels_last, s)) if layout == "nhwc" else s for s in order.samples]
             named = [dict(zip(names.inputs, map(_narrow, arrays(sample)), strict=True)) for sample in given]
-            content, kept = requantized(_edited(content, lambda model: _name_(model, names)), precision, named)
+            kept, left = requantized(_edited(content, lambda model: _name_(model, names)), order, named)
+            content, told = kept.content, {"kept_float": left, **kept.told()}
         count, outside = partitions(content)
-        told = {"layout": layout, "partitions": count, "outside": outside, "kept_float": kept}
-        carried = {**provenance, "tflite": told}
+        told = {"layout": layout, "partitions": count, "outside": outside, **told}
+        carried = {**order.provenance, "tflite": told}
 
         def label_(model: Any) -> None:
-            if precision == "float32":
+            if order.precision == "float32":
                 _name_(model, names)
             _note_(model, json.dumps(carried, sort_keys=True))
 

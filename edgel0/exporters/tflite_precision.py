@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from edgel0.exporters.foreign import load
-from edgel0.exporters.precision import Samples
+from edgel0.exporters.keeping import Kept, Layer, Maker
+from edgel0.exporters.order import Order
+from edgel0.exporters.precision import Samples, precision_of
 
 
-def requantized(content: bytes, precision: str, samples: Samples) -> tuple[bytes, list[str]]:
-    """Return a TFLite file in another precision, and the kinds of operators that were left in float32.
+def requantized(content: bytes, order: Order, samples: Samples) -> tuple[Kept, list[str]]:
+    """Return a TFLite file in another precision, and the kinds of operators that were left in float32 for speed.
 
     An integer operator for which the delegate (XNNPACK) has no kernel cuts the graph in two and is itself many times
     slower than in float32. Such kinds are left in float32 where that makes fewer partitions.
     """
-    best, left = _quantized(content, precision, samples, []), list[str]()
+    observed = _ranges(content, order.precision, samples) if precision_of(order.precision).calibrated else None
+
+    def make(left: Sequence[str], keep: frozenset[str] = frozenset()) -> bytes:
+        return _quantized(content, order.precision, observed, left, keep)
+
+    best, left = make([]), list[str]()
     parts, outside = partitions(best)
     while parts > 1 and not set(outside) <= set(left):
         more = sorted({*left, *outside})
-        made = _quantized(content, precision, samples, more)
+        made = make(more)
         count, outside = partitions(made)
         if count >= parts:
             break
         best, left, parts = made, more, count
-    return best, left
+    if observed is None or not (order.keep or order.ranking):
+        return Kept(best), left
+    layers = tuple(layer for layer in _layers(content) if layer.kind not in left)
+    return order.integer(Maker(layers, lambda keep: make(left, keep))), left
 
 
 def partitions(content: bytes) -> tuple[int, list[str]]:
@@ -47,7 +58,22 @@ def partitions(content: bytes) -> tuple[int, list[str]]:
     return len(pieces), sorted({o["op_name"] for at, o in enumerate(operators) if at not in inside})
 
 
-def _quantized(content: bytes, precision: str, samples: Samples, left: Sequence[str]) -> bytes:
+def _quantized(
+    content: bytes, precision: str, observed: Any, left: Sequence[str], keep: frozenset[str] = frozenset()
+) -> bytes:
+    """Quantize what is in no kind ``left`` and is no layer of ``keep``."""
+    quantizer, types = _quantizer(content, precision), load("ai_edge_quantizer.qtyping", "tflite")
+    known = {name.value for name in types.TFLOperationName}
+    for kind in sorted(known.intersection(left)):
+        quantizer.update_quantization_recipe(".*", types.TFLOperationName(kind), algorithm_key="no_quantize")
+    for name in sorted(keep):
+        scope = f"^{re.escape(name)}$"
+        quantizer.update_quantization_recipe(scope, types.TFLOperationName.ALL_SUPPORTED, algorithm_key="no_quantize")
+    made = quantizer.quantize(observed, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(made.quantized_model)
+
+
+def _quantizer(content: bytes, precision: str) -> Any:
     quantizers, types = load("ai_edge_quantizer.quantizer", "tflite"), load("ai_edge_quantizer.qtyping", "tflite")
     quantizer = quantizers.Quantizer(content)
     if precision == "float16":
@@ -55,12 +81,21 @@ def _quantized(content: bytes, precision: str, samples: Samples, left: Sequence[
     else:
         recipes = load("ai_edge_quantizer.recipe", "tflite")
         quantizer.load_quantization_recipe(getattr(recipes, precision)())
-    known = {name.value for name in types.TFLOperationName}
-    for kind in sorted(known.intersection(left)):
-        quantizer.update_quantization_recipe(".*", types.TFLOperationName(kind), algorithm_key="no_quantize")
-    observed = _ranges(content, quantizer, samples) if quantizer.need_calibration else None
-    made = quantizer.quantize(observed, enable_progress_bar=False, enable_progress_report=False)
-    return bytes(made.quantized_model)
+    return quantizer
+
+
+def _layers(content: bytes) -> list[Layer]:
+    """List the operators that the quantizer knows, by the names that it has for them."""
+    naming = load("ai_edge_quantizer.utils.tfl_flatbuffer_utils", "tflite")
+    schema = load("ai_edge_litert.schema_py_generated", "tflite")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    layers = []
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            kind = naming.TFL_OP_CODE_TO_NAME.get(model.operatorCodes[operator.opcodeIndex].builtinCode)
+            if kind is not None:
+                layers.append(Layer(naming.get_op_scope(operator, graph.tensors), kind.value))
+    return layers
 
 
 def _cast_weights(quantizer: Any, types: Any) -> None:
@@ -73,11 +108,11 @@ def _cast_weights(quantizer: Any, types: Any) -> None:
         quantizer.update_quantization_recipe(".*", kind, wanted, algorithm_key=casting.ALGORITHM_KEY)
 
 
-def _ranges(content: bytes, quantizer: Any, samples: Samples) -> Any:
+def _ranges(content: bytes, precision: str, samples: Samples) -> Any:
     """Observe the smallest and the largest value of each tensor: the quantizer's own way, a moving average, clips."""
     calibrators, managers = (load(f"ai_edge_quantizer.{name}", "tflite") for name in ("calibrator", "recipe_manager"))
     manager = managers.RecipeManager()
-    manager.load_quantization_recipe(quantizer.get_quantization_recipe())
+    manager.load_quantization_recipe(_quantizer(content, precision).get_quantization_recipe())
     calibrator = calibrators.Calibrator(
         content,
         num_threads=1,

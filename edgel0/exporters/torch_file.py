@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,23 @@ from torch.export import ExportedProgram
 
 from edgel0.errors import UsageError
 from edgel0.exporters.foreign import foreign
-from edgel0.exporters.signature import Tensors
+from edgel0.exporters.order import Order
 
 
-def write_pt2(
-    program: ExportedProgram,
-    path: Path,
-    *,
-    provenance: Mapping[str, Any],
-    log: Path,
-    layout: str = "nchw",
-    precision: str = "float32",
-    samples: Sequence[Tensors] = (),
-) -> dict[str, Any]:
+def write_pt2(program: ExportedProgram, path: Path, order: Order) -> dict[str, Any]:
     """Save a program as ``.pt2``; the same program gives the same bytes.
 
-    Returns the provenance as the file carries it, in the extra file ``edgel0``. ``log`` is written when saving fails.
+    Returns the provenance as the file carries it, in the extra file ``edgel0``.
     """
-    if layout != "nchw":
-        raise UsageError(f"layout {layout!r} was asked of a .pt2 file; it knows 'nchw' only: leave the layout out.")
-    if precision != "float32":
+    order.refuse_layout(".pt2")
+    order.refuse_batch(".pt2")
+    if order.precision != "float32":
         raise UsageError(
-            f"precision {precision!r} was asked of a .pt2 file, which keeps the program as it is; "
+            f"precision {order.precision!r} was asked of a .pt2 file, which keeps the program as it is; "
             "write .onnx or .tflite."
         )
-    carried = dict(provenance)
-    with foreign("torch.export.save", log), _without_stack_traces(program):
+    carried = dict(order.provenance)
+    with foreign("torch.export.save", order.log), _without_stack_traces(program):
         content = io.BytesIO()  # a path would leave its own name in every entry of the archive
         torch.export.save(program, content, extra_files={"edgel0": json.dumps(carried, sort_keys=True)})
     path.write_bytes(content.getvalue())

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +19,21 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from edgel0.errors import DeviceError, ParityError, UsageError, nearest
-from edgel0.exporters.foreign import foreign
+from edgel0.exporters.differing import INSIDE, first_difference
+from edgel0.exporters.foreign import foreign, silently
+from edgel0.exporters.keeping import Judge
 from edgel0.exporters.onnx import write_onnx
-from edgel0.exporters.parity import accuracy, compare
-from edgel0.exporters.precision import precision_of
+from edgel0.exporters.order import Order
+from edgel0.exporters.parity import Arrays, accuracy, check_drop, compare
+from edgel0.exporters.precision import Precision, precision_of
 from edgel0.exporters.runtimes import Runtime, arrays, open_onnx, open_pt2, open_tflite
-from edgel0.exporters.signature import example, leaves, signature
+from edgel0.exporters.signature import example, example_like, leaves, signature
 from edgel0.exporters.tflite import write_tflite
 from edgel0.exporters.torch_file import write_pt2
 from edgel0.types import Artifact, Slimmed, TensorInfo
 
-RANDOM_SAMPLES = 4
+RANDOM_SAMPLES = 2
+LOOKED_INTO = 8  # samples that are searched for the layer in which a file first differs
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Exporter:
     """One file format: its name, how it is written and run, and the libraries whose versions matter to it."""
 
     format: str
-    write: Callable[..., dict[str, Any]]
+    write: Callable[[ExportedProgram, Path, Order], dict[str, Any]]
     open: Callable[..., Runtime]
     libraries: tuple[str, ...]
 
@@ -52,18 +57,27 @@ def export(
     calibrate: Sequence[tuple[Any, ...]] | None = None,
     labels: Sequence[int] | None = None,
     tolerance: float | None = None,
+    max_drop: float | None = None,
+    keep_float: str | Sequence[str] = (),
+    sensitivity: bool = False,
+    dynamic_batch: bool = False,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
     """Write a slimmed program as the file that ``path``'s suffix names, proven equal to ``reference``.
 
     ``reference`` (the masked model, say; by default the program itself) and the file answer the same ``inputs``:
-    samples shaped like the program's example; by default the example and four random ones. No output may differ by
+    samples shaped like the program's example; by default the example and two random ones. No output may differ by
     more than ``tolerance``, a share of its largest value (float32: of 1 at least, and 1e-5 by default; see
     :data:`~edgel0.exporters.precision.PRECISIONS` for the others). ``layout="nhwc"`` gives a TFLite file with
     channels-last inputs. ``precision`` is one of those; with integer activations it needs samples of real data to
-    ``calibrate`` their ranges on. ``labels``, a class per sample of ``inputs``, add the file's accuracy. Beside the
-    file stands ``<path>.json`` with its digest, inputs, outputs, cost, parity, provenance and the versions used.
+    ``calibrate`` their ranges on. ``labels``, a class per sample of ``inputs``, add the file's accuracy, which may be
+    lower than the reference's by ``max_drop``; without labels so large a share of samples may have another largest
+    output. ``keep_float`` leaves layers of such a file in float32: patterns of their names or kinds, or "auto" for the
+    fewest, the most sensitive first, that keep ``max_drop`` on the samples of ``calibrate``. ``sensitivity`` has each
+    layer's written into the file. ``dynamic_batch`` makes the first axis of an ONNX file's inputs and outputs one of
+    any size; the other formats take one sample at a time. Beside the file stands ``<path>.json`` with its digest,
+    inputs, outputs, cost, parity, provenance and the versions used.
 
     Raises :class:`~edgel0.errors.ParityError` when the file disagrees (it is kept as ``<path>.rejected``),
     :class:`~edgel0.errors.UsageError` when it cannot be converted, :class:`~edgel0.errors.DeviceError` when it cannot
@@ -73,12 +87,21 @@ def export(
     row, asked = _row(target), precision_of(precision)
     log = target.with_name(f"{target.name}.log")
     samples = _samples(slim.program, inputs)
+    if (keep_float or sensitivity) and not asked.calibrated:
+        raise UsageError(
+            f"layers of a {precision} file are float32 in computation already; keep_float and sensitivity are for "
+            "precisions with integer activations, such as static_wi8_ai8."
+        )
+    if isinstance(keep_float, str) and keep_float not in ("", "auto"):
+        raise UsageError(f"keep_float is {keep_float!r}; give 'auto', or a list of patterns of layers.")
+    if keep_float == "auto" and max_drop is None:
+        raise UsageError("keep_float='auto' needs to know how much may be lost; give max_drop, such as 0.01.")
     if asked.calibrated and not calibrate:
         raise UsageError(
             f"{precision} has integer activations, whose ranges come from data, and there is none to calibrate on; "
             "give some tens of real samples (calibrate=..., --calibrate), or choose a precision with float activations."
         )
-    seen = [leaves(sample) for sample in _samples(slim.program, calibrate)] if asked.calibrated else []
+    observed = _samples(slim.program, calibrate) if asked.calibrated else []
     allowed = asked.tolerance if tolerance is None else tolerance
     given = _plain({**slim.provenance, **(provenance or {})})
 
@@ -89,15 +112,25 @@ def export(
 
     with _beside(target) as partial:
         say(f"writing {target.name}")
-        carried = row.write(
-            slim.program, partial, provenance=given, log=log, layout=layout, precision=precision, samples=seen
+        order = Order(
+            provenance=given,
+            log=log,
+            layout=layout,
+            precision=precision,
+            samples=[leaves(sample) for sample in observed],
+            keep=keep_float if isinstance(keep_float, str) else tuple(keep_float),
+            judge=_judge(slim.program, row, layout, observed, max_drop) if keep_float or sensitivity else None,
+            ranking=sensitivity,
+            batch=dynamic_batch,
+            say=lambda text: say(f"writing {target.name}: {text}"),
         )
+        carried = row.write(slim.program, partial, order)
         say(f"running {target.name} on {len(samples)} samples")
         with foreign("the runtime", log, DeviceError):
             runtime = row.open(partial, layout)
             found = [runtime.run(leaves(sample)) for sample in samples]
         names = signature(slim.program).outputs
-        with _rejecting(partial, target, model):
+        with _rejecting(partial, target, model, lambda: _where(slim.program, row, partial, layout, samples, asked)):
             parity = compare(
                 expected,
                 found,
@@ -107,8 +140,10 @@ def export(
                 tolerance=allowed,
                 floor=asked.floor,
             )
-        if labels is not None:
-            parity = dataclasses.replace(parity, accuracy=accuracy(found, labels))
+            if labels is not None:
+                parity = dataclasses.replace(parity, accuracy=accuracy(found, labels))
+            if max_drop is not None:
+                check_drop(expected, found, labels, max_drop)
         content = partial.read_bytes()
         artifact = Artifact(
             path=target,
@@ -131,6 +166,42 @@ def export(
     return artifact
 
 
+def _judge(
+    program: ExportedProgram, row: Exporter, layout: str, samples: Sequence[tuple[Any, ...]], allowed: float | None
+) -> Judge:
+    """Return who decides how much of an integer file stays in float32: the program's own answers."""
+    module = program.module(check_guards=False)
+    with torch.no_grad():
+        expected = [arrays(module(*sample)) for sample in samples]
+
+    def run(content: bytes, count: int) -> list[Arrays]:
+        runtime = row.open(content, layout)
+        return [runtime.run(leaves(sample)) for sample in samples[:count]]
+
+    return Judge(run, expected, math.inf if allowed is None else allowed)
+
+
+def _where(
+    program: ExportedProgram,
+    row: Exporter,
+    partial: Path,
+    layout: str,
+    samples: Sequence[tuple[Any, ...]],
+    asked: Precision,
+) -> str:
+    """Say in which layer a file first differs from its program, on the first sample where it does."""
+    if row.format not in INSIDE:
+        return ""
+    content = partial.read_bytes()
+    for sample in samples[:LOOKED_INTO]:
+        with contextlib.suppress(RuntimeError, ValueError), silently():  # a runtime that cannot show what is inside
+            inside = INSIDE[row.format](content, leaves(sample), layout)
+            layer = first_difference(program, leaves(sample), inside, asked.tolerance, asked.floor)
+            if layer is not None:
+                return f" It first differs from its program in {layer}."
+    return " Inside it is what its program is: the reference is another model, or the difference is below a tolerance."
+
+
 def _row(target: Path) -> Exporter:
     known = ", ".join(EXPORTERS)
     if target.suffix not in EXPORTERS:
@@ -147,7 +218,7 @@ def _samples(program: ExportedProgram, inputs: Sequence[tuple[Any, ...]] | None)
     traced: tuple[Any, ...] = program.example_inputs[0]
     if inputs is None:
         generator = torch.Generator().manual_seed(0)
-        draws = [[_random_like(tensor, generator) for tensor in flat] for _ in range(RANDOM_SAMPLES)]
+        draws = [example_like(flat, generator) for _ in range(RANDOM_SAMPLES)]
         spec = pytree.tree_structure(traced)
         return [traced, *(pytree.tree_unflatten(draw, spec) for draw in draws)]
     wanted = [(tuple(tensor.shape), tensor.dtype) for tensor in flat]
@@ -158,13 +229,6 @@ def _samples(program: ExportedProgram, inputs: Sequence[tuple[Any, ...]] | None)
     if not inputs:
         raise UsageError("inputs is empty; give at least one sample, or leave it out for random ones.")
     return list(inputs)
-
-
-def _random_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw normal values; integers (token numbers, say) are the example's own, in another order."""
-    if tensor.is_floating_point():
-        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-    return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view(tensor.shape)
 
 
 def _plain(provenance: dict[str, Any]) -> dict[str, Any]:
@@ -197,16 +261,19 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _rejecting(partial: Path, target: Path, model: Callable[..., Any]) -> Iterator[None]:
-    """Keep a file that disagrees as ``<target>.rejected`` and say so."""
+def _rejecting(partial: Path, target: Path, model: Callable[..., Any], where: Callable[[], str]) -> Iterator[None]:
+    """Keep a file that disagrees as ``<target>.rejected`` and say so, and in which layer it begins."""
     try:
         yield
     except ParityError as error:
+        told = where()
         partial.replace(f"{target}.rejected")
         # A traced module always claims to be in training mode.
         training = getattr(model, "training", False) and not isinstance(model, torch.fx.GraphModule)
         hint = " The reference is in training mode: call its eval() first." if training else ""
-        raise ParityError(f"{target} is not written: {error}{hint} The file is kept as {target}.rejected.") from error
+        raise ParityError(
+            f"{target} is not written: {error}{told}{hint} The file is kept as {target}.rejected."
+        ) from error
 
 
 def _sidecar(artifact: Artifact, slim: Slimmed, layout: str, libraries: Sequence[str]) -> dict[str, Any]:

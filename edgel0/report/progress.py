@@ -54,6 +54,11 @@ class Watch:
         elif tick.accuracy is not None:
             self.console.print(f"{tick.phase:7} {tick.epoch:>3}/{tick.epochs:<3} {words(tick)}", soft_wrap=True)
 
+    def hint(self, text: str) -> None:
+        """Show a step of what is being done now, where it goes away again."""
+        if self.live:
+            self.say(text)
+
     def say(self, text: str) -> None:
         """Show what is being done now."""
         if self.live:

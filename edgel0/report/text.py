@@ -65,6 +65,14 @@ def _quantized(result: dict[str, Any]) -> Table:
     return table
 
 
+def sensitivities(rows: Sequence[Sequence[Any]], kept: Sequence[str]) -> RenderableType:
+    """Return the table of what each layer costs as an integer one, the most sensitive first."""
+    table = _grid("layer", "kind", "signal to noise", "")
+    for layer, kind, decibels in rows:
+        table.add_row(Text(layer.rstrip(";")), Text(kind), f"{decibels:.1f} dB", "float32" if layer in kept else "")
+    return table
+
+
 def slower(name: str, row: dict[str, Any]) -> str:
     """Say in numbers, and why, that a file in fewer bits is slower than its float32 twin; "" if it is not."""
     if not row["latency_ms"] or row["latency_ms"]["p50"] <= SLOWER * row["float32_p50_ms"]:
