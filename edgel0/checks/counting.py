@@ -7,7 +7,7 @@ activations) is not in every file; the exporter's JSON has it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from edgel0.checks.onnx_files import fields, varint
@@ -94,3 +94,6 @@ BITS = {
     **dict.fromkeys((1, 6, 12), 32), **dict.fromkeys((2, 3, 9), 8), **dict.fromkeys((4, 5, 10, 16), 16),
     **dict.fromkeys((7, 11, 13, 14), 64), 15: 128, **dict.fromkeys((17, 18, 19, 20), 8), 21: 4, 22: 4, 23: 4,
 }  # fmt: skip
+
+# Suffix of a file -> what counts its bytes.
+COUNTERS: dict[str, Callable[[bytes], Counts]] = {".onnx": count_onnx}

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgel0.checks.counting import Counts, count_onnx
+from edgel0.checks.counting import COUNTERS, Counts
 from edgel0.checks.onnx_files import external_files
 from edgel0.checks.paths import printable
 from edgel0.checks.sidecar import (
@@ -88,14 +88,15 @@ class Subject:
     @cached_property
     def counts(self) -> Counts | str:
         """What the file's own graph tells, or why it does not."""
-        if self.path.suffix.casefold() != ".onnx":
-            return "only ONNX files are counted"
+        counter = COUNTERS.get(self.path.suffix.casefold())
+        if counter is None:
+            return f"nothing counts a file that ends in {self.path.suffix!r}"
         try:
-            return count_onnx(self.path.read_bytes())
+            return counter(self.path.read_bytes())
         except OSError as error:
             return f"file cannot be read ({error.strerror})"
         except ValueError as error:
-            return f"file is not a readable ONNX model: {error}"
+            return f"file is not a readable model: {error}"
 
     @cached_property
     def layers(self) -> dict[str, dict[str, int]]:
