@@ -94,12 +94,13 @@ def _limits(entry: Entry) -> list[Limit]:
 def _patterns(entry: Entry) -> tuple[str, ...]:
     """Read a path, or a list of paths and patterns, "!" before those to leave out."""
     address, value = entry.at("path"), entry.table["path"]
-    if isinstance(value, list) and not any(isinstance(item, str) and not item.startswith("!") for item in value):
+    items = value if isinstance(value, list) else [value]
+    if all(isinstance(item, str) and item.startswith("!") for item in items):
         raise entry.source.error(address, f"path is {reprlib.repr(value)}; write a string, or a list with one at least")
-    patterns = [text_of(entry.source, address, item) for item in (value if isinstance(value, list) else [value])]
+    patterns = [text_of(entry.source, address, item) for item in items]
     for pattern in patterns:
-        stay_inside(entry.source, address, pattern.removeprefix("!") if isinstance(value, list) else pattern)
-    return tuple(sorted(patterns, key=lambda pattern: isinstance(value, list) and pattern.startswith("!")))
+        stay_inside(entry.source, address, pattern.removeprefix("!"))
+    return tuple(sorted(patterns, key=lambda pattern: pattern.startswith("!")))
 
 
 def _inner(table: dict[str, Any], key: str) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def count_onnx(model: bytes) -> Counts:
             name = name if name not in layers else f"{name} {number}"
             layers[name] = {key: sum(row[key] for row in mine) for key in ("params", "weight_bytes")}
     total = {key: sum(row[key] for row in [*layers.values(), *weights.values()]) for key in ("params", "weight_bytes")}
+    if any(amount >= 2**63 for amount in total.values()):
+        raise ValueError("its tensors are larger than any file")
     operators = sum(kind != "Constant" for kind in kinds)
     return Counts({**total, "operators": operators, "transposes": kinds.count("Transpose")}, layers)
 

@@ -26,6 +26,7 @@ from edgel0.types import Limit
 # Whatever the repository or its host has configured, nothing is started, fetched, asked or taken for another object.
 CALM = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1"}
 UNTRACKED = "git does not track this file, so that no revision has it: add it, or compare with edgel0-baseline.json"
+SILENT = "without a word"
 REGULAR = (b"100644", b"100755", b"100664")
 
 
@@ -38,7 +39,8 @@ def baseline_of(ref: str, limits: Iterable[Limit], folder: Path) -> Baseline:
     """
     limits = [limit for limit in limits if limit.level != "off"]
     commit = _commit(ref, folder)
-    with tempfile.TemporaryDirectory(prefix="edgel0-base-") as made, _Tree(folder, commit, Path(made)) as tree:
+    with tempfile.TemporaryDirectory(prefix="edgel0-base-") as made:
+        tree = Tree(folder, commit, Path(made))
         about: dict[str, list[Limit]] = {}
         for limit in limits:
             patterns = limit.patterns or (limit.path,)
@@ -58,7 +60,7 @@ class GitError(DeviceError):
     """git ran, and failed."""
 
 
-class _Tree:
+class Tree:
     """The files of one commit below a folder; those that are taken are written into ``place``."""
 
     def __init__(self, folder: Path, commit: str, place: Path) -> None:
@@ -69,12 +71,6 @@ class _Tree:
             about, _, name = row.partition(b"\t")
             mode, _, digest = about.split(b" ")
             self.files[os.fsdecode(name)] = (mode, digest.decode("ascii"))
-
-    def __enter__(self) -> _Tree:
-        return self
-
-    def __exit__(self, *ending: object) -> None:
-        self.files.clear()
 
     def take(self, names: Iterable[str]) -> None:
         """Write files out of the commit; links and submodules are no files, and what is not there is left out."""
@@ -121,7 +117,8 @@ def _commit(ref: str, folder: Path) -> str:
     try:
         found = _git(folder, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").decode("ascii").strip()
     except GitError as error:
-        text = f"--base {ref!r:.80} names no commit of a repository that '{folder}' is in"
+        said = "" if SILENT in str(error) else f" ({str(error).rstrip('.')})"
+        text = f"--base {ref!r:.80} names no commit of a repository that '{folder}' is in{said}"
         hint = "give a branch, a tag or a commit; in CI, fetch it first (actions/checkout with fetch-depth: 0)"
         raise UsageError(f"{text}; {hint}.") from error
     return found
@@ -144,5 +141,5 @@ def _git(folder: Path, *arguments: str, into: int | None = None) -> bytes:
         raise DeviceError(f"git cannot be started ({error.strerror}), and --base needs it; install git.") from error
     if done.returncode:
         said = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
-        raise GitError(f"git {arguments[0]} failed in '{folder}': {said or 'without a word'}.")
+        raise GitError(f"git {arguments[0]} failed in '{folder}': {said or SILENT}.")
     return done.stdout or b""

@@ -120,6 +120,7 @@ MISTAKES = [
     (entry("path = 3", "max_size = '1 kB'"), ":2: path is of type int; write a string"),
     (entry("path = ''", "max_size = '1 kB'"), ":2: path is ''; write a string"),
     (entry("path = []", "max_size = '1 kB'"), ":2: path is []; write a string, or a list with one at least"),
+    (entry("path = '!a'", "max_size = '1 kB'"), ":2: path is '!a'; write a string, or a list with one at least"),
     (entry("path = ['!a']", "max_size = '1 kB'"), ":2: path is ['!a']; write a string, or a list with one at least"),
     (entry("path = ['a', 3]", "max_size = '1 kB'"), ":2: path is of type int; write a string"),
     (entry("path = ['a', '!/etc/*']", "max_size = '1 kB'"), ":2: the path '/etc/*' is not inside the folder"),

@@ -371,3 +371,14 @@ def test_any_bytes_give_a_figure_or_a_reason(tmp_path, content):
     path.write_bytes(b"\x3a" + bytes([len(content)]) + content if len(content) < 128 else content)
     for metric in ("size", "params", "operators"):
         assert isinstance(of(path, metric), (int, str))
+
+
+def test_a_tensor_larger_than_any_file_is_refused(tmp_path):
+    import onnx
+
+    path = network(tmp_path / "digits.onnx")
+    huge = onnx.load(path)
+    huge.graph.initializer[2].dims[0] = 2**62
+    path.write_bytes(huge.SerializeToString())
+    assert isinstance(of(path, "params"), str) and of(path, "size") > 0
+    assert Subject(tmp_path, path.name).layers == {}

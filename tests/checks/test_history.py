@@ -312,7 +312,9 @@ def test_a_revision_outside_of_a_repository_or_without_git(tmp_path, monkeypatch
     (tmp_path / "plain" / "edgel0.toml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path / "plain")
     code, _, error = edgel0("check", "--base", "main")
-    paragraph(error, "--base 'main' names no commit of a repository")
+    paragraph(
+        error, "--base 'main' names no commit of a repository that '.' is in (git rev-parse failed", "not a git rep"
+    )
     assert code == 2
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _, error = edgel0("check", "--base", "main")
