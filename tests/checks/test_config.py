@@ -2,12 +2,14 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgel0.checks.config import find_config, read_limits
+from edgel0.checks.formats import FORMATS
 from edgel0.checks.rules import LIMITS, METRIC_OF
 from edgel0.errors import RecipeError
 from edgel0.quantities import METRICS
@@ -296,3 +298,25 @@ def test_a_broken_file_is_refused_under_every_name(tmp_path, old, new, name):
     if name == "pyproject.toml":
         text = text.replace("[[budg", "[[tool.edgel0.budg")
     refusal(write(tmp_path, text, name))
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "budgets.md").read_text("utf-8")
+
+
+def test_the_page_on_budgets_knows_every_key_and_format():
+    rows = {word for row in re.findall(r"^\| (`.*?) \|", DOCS, re.M) for word in re.findall(r"`([\w-]+)`", row)}
+    assert rows >= {*METRIC_OF, *FORMATS}
+    assert all(f"`{key}" in DOCS or f"{key} = " in DOCS for key in (*LIMITS, "level", "message"))
+
+
+def test_the_examples_of_the_page_are_read(tmp_path):
+    whole, tables = re.findall(r"```toml\n(.*?)```", DOCS, re.S)
+    limits = read_limits(write(tmp_path, whole + tables))
+    found = {(limit.metric, limit.bound) for limit in limits}
+    assert {
+        ("size", "max"),
+        ("size", "increase%"),
+        ("instructions", "max"),
+        ("accuracy", "min"),
+        ("latency", "max"),
+    } <= found
