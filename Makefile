@@ -21,7 +21,7 @@ lint: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
-# The base install must work where there is no torch.
+# The base install must work where there is no torch, and keep a budget.
 wheel: $(VENV)/dev.stamp
 	rm -rf dist build/wheel
 	$(BIN)/python -m build --wheel --outdir dist .
@@ -30,6 +30,9 @@ wheel: $(VENV)/dev.stamp
 	build/wheel/bin/edgel0 --version
 	build/wheel/bin/edgel0 report docs/pictures/mnist-lenet5 -o build/report.html
 	build/wheel/bin/python -c "import edgel0, sys; edgel0.check; assert 'torch' not in sys.modules"
+	rm -rf build/sample && PYTHONPATH=tests $(BIN)/python -c "from pathlib import Path; \
+		from checks.repositories import network; network(Path('build/sample/dist/digits.onnx'))"
+	cd build/sample && ../wheel/bin/edgel0 init && ../wheel/bin/edgel0 baseline update && ../wheel/bin/edgel0 check
 
 # The figures of the README, from the last demo on this machine.
 readme: $(VENV)/dev.stamp

@@ -291,26 +291,106 @@ def check(
     config: Annotated[
         Path | None, typer.Argument(help="TOML with [[budget]]; default edgel0.toml or pyproject.toml.")
     ] = None,
-    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    format: Annotated[
+        str, typer.Option(help="text, json, markdown, github, junit, sarif or github-action-benchmark.")
+    ] = "text",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the format into a file, and the table here.")
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="Figures to compare with; default edgel0-baseline.json beside the configuration."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="REF", help="Compare with the artefacts of a git revision, as origin/main.")
+    ] = None,
 ) -> None:
     """Compare artefacts with their budgets; exit with 1 when one is exceeded."""
+    from edgel0.checks.baseline import read_baseline
     from edgel0.checks.config import find_config, read_limits
     from edgel0.checks.formats import FORMATS
+    from edgel0.checks.publishing import publish, step_summary
     from edgel0.checks.verdict import check as verdicts_on
     from edgel0.checks.verdict import exit_code
     from edgel0.errors import nearest
 
     if format not in FORMATS:
         raise UsageError(f"--format {format!r} is not known; known are {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
-    path = config or find_config(Path.cwd())
-    strict = path.name in ("edgel0.toml", "pyproject.toml")
-    verdicts = verdicts_on(read_limits(path, strict=strict))
+    if base is not None and baseline is not None:
+        raise UsageError("--base and --baseline were given, and figures are compared with one; leave one of them out.")
+    limits = read_limits(config or find_config(Path()))
+    against = None if baseline is None else read_baseline(baseline)
+    if base is not None:
+        from edgel0.checks.revision import baseline_of
+        from edgel0.checks.verdict import home
+
+        against = baseline_of(base, limits, home(limits[0]))
+    verdicts = verdicts_on(limits, against)
     shown: Any = FORMATS[format](verdicts)
+    if output is not None:
+        publish(output, shown if isinstance(shown, str) else _text_of(shown))
+        shown = FORMATS["text"](verdicts)
     if isinstance(shown, str):
         typer.echo(shown)
     else:
         _console().print(shown)
+    step_summary(verdicts)
     raise typer.Exit(exit_code(verdicts))
+
+
+def _text_of(shown: Any) -> str:
+    """Render what a console prints as plain text of 80 columns."""
+    import io
+
+    console = Console(file=io.StringIO(), highlight=False, markup=False, emoji=False, width=80)
+    console.print(shown)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    return text.rstrip("\n")
+
+
+@app.command()
+def init(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="ONNX and TFLite files; default: those below this folder.")
+    ] = None,
+    headroom: Annotated[str, typer.Option(help="How much larger than today each limit is.")] = "5 %",
+) -> None:
+    """Write a first edgel0.toml: today's figures of each artefact, and some headroom."""
+    from edgel0.checks.starting import first_config
+
+    typer.echo(first_config(Path(), files or [], headroom))
+
+
+baseline_app = typer.Typer(name="baseline", help="Keep the figures that budgets compare with.", no_args_is_help=True)
+app.add_typer(baseline_app)
+
+
+@baseline_app.callback()
+def _baseline() -> None:
+    """Keep the figures that relative budgets are compared with."""
+
+
+@baseline_app.command("update")
+def baseline_update(
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML with [[budget]]; default edgel0.toml or pyproject.toml.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="The file to write; default edgel0-baseline.json beside the configuration.")
+    ] = None,
+) -> None:
+    """Write today's figures into edgel0-baseline.json and say what that raised and lowered."""
+    from edgel0.checks.baseline import NAME
+    from edgel0.checks.config import find_config, read_limits
+    from edgel0.checks.recording import update
+    from edgel0.checks.verdict import home
+
+    limits = read_limits(config or find_config(Path()))
+    path = baseline or home(limits[0]) / NAME
+    lines = update(path, limits, home(limits[0]))
+    for line in lines or ["nothing has changed"]:
+        typer.echo(line)
+    typer.echo(f"{path} is written; commit it." if lines else f"{path} is as it was.")
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """What number "120 kB", "2.29 M", "5 ms" or "25 %" is, and how that number is printed again.
 
 Sizes become whole bytes, counts whole numbers, times milliseconds; a fraction of a byte is dropped, for no file can
-use it. kB = 1000 bytes, KiB = 1024. Case counts for B, kB, MB and GB, because kb and Mb are bits elsewhere and KB is
-1000 to some and 1024 to others; every other unit is taken in either case.
+use it. kB = 1000 bytes, KiB = 1024. An accuracy is a share of 1. Case counts for B, kB, MB and GB, because kb and Mb
+are bits elsewhere and KB is 1000 to some and 1024 to others; every other unit is taken in either case.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from edgel0.errors import BudgetError
 
-Kind = Literal["bytes", "count", "ms"]
+Kind = Literal["bytes", "count", "ms", "share"]
 
 _LARGEST = 2**63 - 1
 _AMOUNT = re.compile(
@@ -60,6 +60,30 @@ def parse_limit(value: str | int | float, kind: Kind) -> int | float | Share:
     return float(amount) if kind == "ms" else math.floor(amount)
 
 
+def parse_accuracy(value: str | int | float) -> float:
+    """Read a share of right answers: ``"98 %"``, or 0.98; from 0 to 1."""
+    amount = _read(value, "share")
+    if amount > 1:
+        raise BudgetError(f"{_shown(value)} is more than all; {ACCEPTED['share']}.")
+    return float(amount)
+
+
+def parse_change(value: str | int | float, kind: Kind) -> tuple[float, bool]:
+    """Read how far a figure may move: an amount of its kind or a percentage of it; 0 is allowed.
+
+    Returns the amount, or the share and True. Percent of an accuracy are points of it, an amount.
+    """
+    if isinstance(value, str) and kind != "share" and value.strip().endswith("%"):
+        share = _split(value, kind)[0] / 100
+        if share > 1000:
+            raise BudgetError(f"{_shown(value)} is more than a thousandfold; write a smaller percentage.")
+        return float(share), True
+    if kind == "share":
+        return parse_accuracy(value), False
+    amount = _read(value, kind)
+    return (float(amount) if kind == "ms" else math.floor(amount)), False
+
+
 def format_bytes(amount: float) -> str:
     """Print bytes as ``123,456 B (120.6 KiB)``."""
     whole = f"{int(amount):,} B"
@@ -82,6 +106,11 @@ def format_ms(amount: float) -> str:
     rounded = round(amount, digits)
     digits = 2 - math.floor(math.log10(rounded))  # 9.996 has become 10.0 and needs one decimal less
     return f"{rounded:,.{max(digits, 0)}f} ms"
+
+
+def format_accuracy(share: float) -> str:
+    """Print a share of right answers in percent with two decimals: ``98.25 %``."""
+    return f"{100 * share:.2f} %"
 
 
 def format_amount(amount: float, kind: Kind) -> str:
@@ -108,7 +137,7 @@ def _read(value: object, kind: Kind) -> Fraction:
         amount = Fraction(value)
     if amount > _LARGEST:
         raise BudgetError(f"{_shown(value)} is larger than any model can be; {ACCEPTED[kind]}.")
-    if 0 < amount < 1 and kind != "ms":
+    if 0 < amount < 1 and kind in ("bytes", "count"):
         raise BudgetError(f"{_shown(value)} is less than one whole; {ACCEPTED[kind]}.")
     return amount
 
@@ -149,20 +178,36 @@ def _shown(value: object) -> str:
     return "an enormous number" if isinstance(value, int) and abs(value) > 10**40 else reprlib.repr(value)
 
 
-NOUNS: dict[Kind, str] = {"bytes": "a size", "count": "a count", "ms": "a time"}
+NOUNS: dict[Kind, str] = {"bytes": "a size", "count": "a count", "ms": "a time", "share": "a share"}
 
 ACCEPTED: dict[Kind, str] = {
     "bytes": 'write "120 kB" with B, kB, MB, GB (1000) or KiB, MiB, GiB (1024), or a number of bytes',
     "count": 'write "2.29 M" with k, M or G, or a number',
     "ms": 'write "5 ms" with us, ms or s',
+    "share": 'write "98 %" or 0.98',
 }
 
 UNITS: dict[Kind, dict[str, int | Fraction]] = {
     "bytes": {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     "count": {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
     "ms": {"us": Fraction(1, 1000), "ms": 1, "s": 1000},
+    "share": {"": 1, "%": Fraction(1, 100)},
 }
 
-FORMATTERS = {"bytes": format_bytes, "count": format_count, "ms": format_ms}
+FORMATTERS = {"bytes": format_bytes, "count": format_count, "ms": format_ms, "share": format_accuracy}
 
-METRICS: dict[str, Kind] = {"size": "bytes", "macs": "count", "params": "count", "latency": "ms"}
+# Every figure of an artefact that can be limited, in the order in which figures are shown.
+METRICS: dict[str, Kind] = {
+    "size": "bytes",
+    "compressed": "bytes",
+    "weight_bytes": "bytes",
+    "macs": "count",
+    "params": "count",
+    "activation_bytes": "bytes",
+    "operators": "count",
+    "transposes": "count",
+    "partitions": "count",
+    "instructions": "count",
+    "accuracy": "share",
+    "latency": "ms",
+}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgel0.checks.config import read_limits
+from edgel0.checks.paths import chosen
 from edgel0.checks.source import Source, read_source
 from edgel0.errors import BudgetError, nearest
 from edgel0.exporters.precision import SMALLER
@@ -209,11 +210,17 @@ def read_recipe(path: str | Path) -> Recipe:
         raise source.error("limits", f"no limit was found; write [limits] with one of {', '.join(kinds)}, or within")
     made = [f"{which}.{kind}" for which in ("dense", "slim") for kind in recipe.export.formats]
     made += [name for name, _ in recipe.export.quantized()]
-    for number, limit in enumerate(recipe.budgets):
-        if limit.path not in made:
+    for limit in recipe.budgets:
+        if not chosen(made, limit.patterns or (limit.path,)):
             text = f"this run does not make {limit.path!r}; it makes {', '.join(made)}{nearest(limit.path, made)}"
-            raise source.error(f"budget[{number}].path", text)
+            raise source.error(f"budget[{_entry(source, limit)}].path", text)
     return recipe
+
+
+def _entry(source: Source, limit: Limit) -> int:
+    """Return the number of the budget that a limit stands in; names are unique."""
+    entries = source.document["budget"]
+    return next(n for n, entry in enumerate(entries) if entry.get("name", limit.path) == limit.name)
 
 
 def _reference(source: Source, table: str, key: str) -> str:

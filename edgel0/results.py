@@ -64,8 +64,13 @@ def as_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
+def timed(row: Measurement) -> dict[str, Any]:
+    """Return what a check reads from the JSON beside a file: the three figures, and on what they were measured."""
+    return {**latency(row), "board": row.board, "threads": row.threads}
+
+
 def latency(row: Measurement) -> dict[str, float]:
-    """Return the three figures that a check reads from the JSON beside a file."""
+    """Return the three figures that are told of a file's times."""
     return {"p10": row.p10_ms, "p50": row.p50_ms, "p90": row.p90_ms}
 
 

@@ -30,7 +30,7 @@ from edgel0.recipe import Recipe
 from edgel0.report.figures import draw
 from edgel0.report.page import page
 from edgel0.report.reading import read_run
-from edgel0.results import RUNTIME_NAMES, as_json, latency, result_of, samples_of
+from edgel0.results import RUNTIME_NAMES, as_json, result_of, samples_of, timed
 from edgel0.samples import Data, accuracy, as_data, check_fit
 from edgel0.slimming import slim
 from edgel0.staging import REPORT, RESULT, SAMPLES, TIMINGS, publish, staging, write
@@ -179,8 +179,9 @@ def finish(
             draw(result, work)
     verdicts = check(read_limits(work / "recipe.toml", strict=False)) if recipe.budgets else []
     # checked in the working folder, told by the place that the user knows
-    named = [dataclasses.replace(v, limit=own) for v, own in zip(verdicts, recipe.budgets, strict=True)]
-    return result, tuple(named)
+    known = {"config": str(recipe.path)}
+    named = [dataclasses.replace(v.limit, qualifiers=v.limit.qualifiers | known) for v in verdicts]
+    return result, tuple(dataclasses.replace(v, limit=own) for v, own in zip(verdicts, named, strict=True))
 
 
 def program_accuracy(slimmed: Slimmed, data: Data) -> float:
@@ -237,5 +238,5 @@ def _measured(
             found[artifact.path.name] = row
             sidecar = artifact.path.with_name(f"{artifact.path.name}.json")
             entry = json.loads(sidecar.read_text(encoding="utf-8"))
-            write(sidecar, as_json(entry | {"latency_ms": {row.runtime: latency(row)}}))
+            write(sidecar, as_json(entry | {"latency_ms": {row.runtime: timed(row)}}))
     return found

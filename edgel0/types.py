@@ -301,9 +301,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Limit:
-    """One promise about one artefact: ``metric`` of ``path`` may be at most ``maximum`` (bytes, counts or ms).
+    """One promise about one artefact: a bound on ``metric`` of ``path`` (bytes, counts, ms, or a share of accuracy).
 
-    ``line`` is where the limit stands in its configuration file, for editors and CI.
+    ``bound`` says what ``maximum`` is: ``max`` and ``min`` are the amount itself; ``increase`` and ``decrease`` are
+    how far the figure may move from the baseline's, as an amount, or as a share of it where ``bound`` ends in "%".
+    ``patterns`` are the globs of the artefacts, "!" before those to leave out; none: ``path`` is the only one. A limit
+    of level ``warn`` is told and fails nothing, one of ``off`` is not looked at. ``line`` is where it stands in its
+    configuration file, for editors and CI, ``message`` what its author wants said when it is exceeded.
     """
 
     name: str
@@ -313,13 +317,33 @@ class Limit:
     text: str
     qualifiers: dict[str, Any] = field(default_factory=dict)
     line: int | None = None
+    bound: str = "max"
+    level: str = "error"
+    message: str = ""
+    patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found: ``value`` against ``limit``; ``value is None`` means that the figure is missing."""
+    """What a check found: ``value`` against ``limit``; ``value is None`` means that the figure is missing.
+
+    ``allowed`` is the bound in the unit of the value, ``baseline`` the figure that it is compared with and ``against``
+    where that is from; None and "" where there is none. ``largest`` names what the value is made of, or has grown by:
+    (layer, amount, growth or None).
+    """
 
     limit: Limit
     value: float | None
     passed: bool
     reason: str = ""
+    baseline: float | None = None
+    allowed: float | None = None
+    largest: tuple[tuple[str, float, float | None], ...] = ()
+    against: str = ""
+
+    @property
+    def status(self) -> str:
+        """``ok``, ``off``, ``warn`` or ``FAIL``."""
+        if self.limit.level == "off":
+            return "off"
+        return "ok" if self.passed else "warn" if self.limit.level == "warn" else "FAIL"

@@ -22,13 +22,15 @@ from edgel0.quantities import (
     format_count,
     format_ms,
     format_percent,
+    parse_accuracy,
     parse_bytes,
+    parse_change,
     parse_count,
     parse_limit,
     parse_ms,
 )
 
-PARSE = {"bytes": parse_bytes, "count": parse_count, "ms": parse_ms}
+PARSE = {"bytes": parse_bytes, "count": parse_count, "ms": parse_ms, "share": parse_accuracy}
 
 READ = {
     "bytes": [
@@ -45,12 +47,14 @@ READ = {
         ("5 ms", 5.0), ("350 us", 0.35), ("350 \u00b5s", 0.35), ("350 \u03bcs", 0.35), ("0.2 s", 200.0), ("5MS", 5.0),
         (5, 5.0), (0.25, 0.25), ("0 ms", 0.0), ("1,234.5 ms", 1234.5),
     ],
+    "share": [("98 %", 0.98), ("98.25%", 0.9825), ("0.5", 0.5), (0.5, 0.5), (1, 1.0), (0, 0.0), ("100 %", 1.0)],
 }  # fmt: skip
 
 REFUSED = {
     "bytes": ["120 KB", "120 kb", "120 Mb", "5 b", "120 k", "5 ms", "25 %", "0.3 B", "1,5 kB", "1,50,000 B", "1e6 B"],
     "count": ["6 MB", "6 T", "6 mio", "5 ms", "25 %", "0.25", 0.5, "6 MiB"],
     "ms": ["5", "5 min", "5 k", "25 %", "5 Hz", "5 ks"],
+    "share": ["101 %", "1.01", 1.01, 98, "98", "5 ms", "5 points", "5 k"],
 }
 
 NEVER = [
@@ -67,14 +71,14 @@ def test_every_kind_has_every_row():
 
 @pytest.mark.parametrize(("kind", "unit"), [(kind, unit) for kind, units in UNITS.items() for unit in units])
 def test_every_unit_of_the_table_is_read(kind, unit):
-    assert PARSE[kind](f"3 {unit}") == float(3 * UNITS[kind][unit])
+    assert PARSE[kind](f"1 {unit}") == float(UNITS[kind][unit])
 
 
 @pytest.mark.parametrize(("kind", "text", "value"), [(kind, *row) for kind, rows in READ.items() for row in rows])
 def test_reads(kind, text, value):
     found = PARSE[kind](text)
     assert found == value
-    assert type(found) is (float if kind == "ms" else int)
+    assert type(found) is (float if kind in ("ms", "share") else int)
 
 
 @pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind in PARSE for value in REFUSED[kind] + NEVER])
@@ -165,6 +169,7 @@ def test_limits_that_no_network_keeps_or_means_are_refused(value, kind):
         ("ms", 99.96, "100 ms"),
         ("ms", 12.34, "12.3 ms"),
         ("ms", 1234.5, "1,230 ms"),
+        ("share", 0.9825, "98.25 %"),
     ],
 )
 def test_prints(kind, amount, text):
@@ -189,7 +194,10 @@ def test_printed_times_read_back_to_three_digits(amount):
     assert parse_ms(format_ms(amount)) == pytest.approx(amount, rel=0.00501)
 
 
-@given(st.integers(0, 10**9), st.sampled_from([(k, u) for k, units in UNITS.items() for u in units if u != "us"]))
+WHOLE = [(kind, unit) for kind, units in UNITS.items() for unit in units if unit != "us" and kind != "share"]
+
+
+@given(st.integers(0, 10**9), st.sampled_from(WHOLE))
 def test_a_whole_number_of_units_is_exact(number, of):
     kind, unit = of
     assert PARSE[kind](f"{number} {unit}") == number * UNITS[kind][unit]
@@ -212,3 +220,32 @@ def test_anything_is_read_or_refused(parse, value):
 def test_imports_nothing_heavy():
     code = "import sys, edgel0.quantities; print([m for m in ('torch', 'numpy', 'rich') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "change"),
+    [
+        ("1 %", "bytes", (0.01, True)), ("0 %", "count", (0.0, True)), ("150 %", "ms", (1.5, True)),
+        ("500 B", "bytes", (500, False)), (0, "count", (0, False)), ("2", "count", (2, False)),
+        ("0.5 ms", "ms", (0.5, False)), ("0.5 %", "share", (0.005, False)), (0.01, "share", (0.01, False)),
+    ],
+)  # fmt: skip
+def test_changes(value, kind, change):
+    assert parse_change(value, kind) == change
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("-1 %", "bytes"),
+        ("1 kB", "count"),
+        ("100001 %", "bytes"),
+        ("%", "ms"),
+        (None, "count"),
+        ("2", "share"),
+        (True, "ms"),
+    ],
+)
+def test_changes_that_are_none(value, kind):
+    with pytest.raises(BudgetError, match="write"):
+        parse_change(value, kind)

@@ -52,7 +52,7 @@ def every(tmp_path_factory):
     wanted = 'formats = ["onnx", "tflite", "pt2"]\nquantize = ["static_wi8_ai8", "float16"]\ncalibrate = 16'
     formats = ('formats = ["pt2"]', wanted)
     limits = ('macs = "30 %"', 'macs = "30 %"\nparams = "2 k"\nsize = "8 kB"')
-    recipe = project(folder, formats, limits, ('path = "slim.pt2"', 'path = "slim.onnx"\nlatency = "10 s"'))
+    recipe = project(folder, formats, limits, ('path = "slim.pt2"', 'path = "slim.onnx"\nmin_accuracy = "10 %"'))
     assert run_until(recipe, folder / "runs", "exporting dense.tflite", 0, 0.0)[-1] == "killed"
     code, out, error = edgel0("run", recipe, "--out", folder / "runs")
     assert (code, error) == (0, ""), error
@@ -95,7 +95,9 @@ def test_the_result_follows_its_schema(every):
             assert sidecar["bytes"] == side["files"][name]
             if not name.endswith(".pt2"):
                 [row] = sidecar["latency_ms"].values()
-                assert row.items() <= side["latency_ms"]["onnxruntime" if name.endswith(".onnx") else "litert"].items()
+                timing = side["latency_ms"]["onnxruntime" if name.endswith(".onnx") else "litert"]
+                assert row.items() <= (timing | {"board": result["profile"]["board"]}).items()
+                assert {"p10", "p50", "p90", "board", "threads"} == set(row)
     files = [*result["dense"]["files"], *result["slim"]["files"]]
     assert list(result["parity"]) == ["slim program", *files, *result["quantized"]]
     for name, row in result["parity"].items():

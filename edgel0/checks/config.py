@@ -6,17 +6,15 @@ Every mistake is a :class:`~edgel0.errors.RecipeError` of one paragraph that beg
 from __future__ import annotations
 
 import reprlib
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from edgel0.checks.source import Source, read_source
-from edgel0.errors import BudgetError, RecipeError, nearest
-from edgel0.quantities import METRICS, Share, parse_limit
+from edgel0.checks.rules import LIMITS, OURS, Entry, stay_inside, text_of
+from edgel0.checks.source import read_source
+from edgel0.errors import RecipeError, nearest
 from edgel0.types import Limit
 
-OURS = ("edgel0.toml", "pyproject.toml")
-LIMITS = {"max_size": "size", "max_macs": "macs", "max_params": "params", "latency": "latency"}
-STATS = ("p10", "p50", "p90")
+LEVELS = ("error", "warn", "off")
 
 
 def find_config(folder: Path) -> Path:
@@ -24,15 +22,18 @@ def find_config(folder: Path) -> Path:
     for name in OURS:
         if (folder / name).is_file():
             return folder / name
-    raise RecipeError(f"there is no {' or '.join(OURS)} in '{folder}'; name a TOML file that holds [[budget]].")
+    raise RecipeError(
+        f"there is no {' or '.join(OURS)} in '{folder}'; name a TOML file that holds [[budget]], or write a first one "
+        "with  edgel0 init."
+    )
 
 
 def read_limits(path: Path | str, strict: bool | None = None) -> list[Limit]:
     """Read the limits of every ``[[budget]]``; in ``pyproject.toml`` of every ``[[tool.edgel0.budget]]``.
 
     ``strict`` refuses what stands beside ``budget``; by default where the place is ours alone: all of ``edgel0.toml``,
-    ``tool.edgel0`` of ``pyproject.toml``. ``Limit.qualifiers`` holds ``config``, the file, and for latency ``stat``
-    and, where one was named, ``runtime``.
+    ``tool.edgel0`` of ``pyproject.toml``. ``Limit.qualifiers`` holds ``config``, the file, and what else a figure
+    depends on: ``stat``, ``runtime``, ``board``, ``core``, ``result``, ``of``.
     """
     source = read_source(Path(path))
     table, prefix = source.document, ""
@@ -46,85 +47,60 @@ def read_limits(path: Path | str, strict: bool | None = None) -> list[Limit]:
     if strict or (strict is None and source.path.name in OURS):
         source.refuse_unknown(table, ("budget",), prefix)
     limits: list[Limit] = []
-    for number, entry in enumerate(entries):
-        address = f"{prefix}budget[{number}]"
-        found_here = _limits(source, address, entry)
+    for number, content in enumerate(entries):
+        entry = Entry(source, f"{prefix}budget[{number}]", content)
+        found_here = _limits(entry)
         if any(limit.name == found_here[0].name for limit in limits):
             text = f"two budgets are called {found_here[0].name!r}; give each a name of its own"
-            raise source.error(f"{address}.name", text)
+            raise source.error(entry.at("name"), text)
         limits += found_here
     return limits
 
 
-def _limits(source: Source, address: str, entry: dict[str, Any]) -> list[Limit]:
+def _limits(entry: Entry) -> list[Limit]:
     """Read one entry: at least one limit, in the order of ``LIMITS``."""
-    source.refuse_unknown(entry, ("name", "path", *LIMITS), f"{address}.")
-    if "path" not in entry:
-        raise source.error(address, 'a budget without a path; write path = "…", the artefact it watches')
-    path = _text(source, f"{address}.path", entry["path"])
-    _stay_inside(source, f"{address}.path", path)
-    name = _text(source, f"{address}.name", entry.get("name", path))
-    limits = []
-    for key in (key for key in LIMITS if key in entry):
-        at = f"{address}.{key}"
-        amount, qualifiers = _latency(source, at, entry[key]) if key == "latency" else (entry[key], {})
-        maximum = _maximum(source, at, amount, LIMITS[key])
-        qualifiers = {"config": str(source.path), **qualifiers}
-        limits.append(Limit(name, path, LIMITS[key], maximum, str(amount).strip(), qualifiers, source.line(at)))
-    if not limits:
-        raise source.error(address, f"the budget {name!r} sets no limit; write one of {', '.join(LIMITS)}")
-    return limits
-
-
-def _maximum(source: Source, address: str, amount: Any, metric: str) -> float:
-    """Read an absolute amount; a share would need a model to be a share of."""
-    try:
-        maximum = parse_limit(amount, METRICS[metric])
-    except BudgetError as error:
-        raise RecipeError(f"{source.where(address)}: {address.rpartition('.')[2]}: {error}") from error
-    if isinstance(maximum, Share):
-        raise source.error(
-            address, f"{amount!r} is a share, and a check knows no dense model; write an absolute amount"
+    source = entry.source
+    source.refuse_unknown(entry.table, ("name", "path", *LIMITS, "level", "message"), f"{entry.address}.")
+    if "path" not in entry.table:
+        raise source.error(entry.address, 'a budget without a path; write path = "…", the artefact it watches')
+    patterns = _patterns(entry)
+    name = text_of(source, entry.at("name"), entry.table.get("name", patterns[0]))
+    level = text_of(source, entry.at("level"), entry.table.get("level", "error"))
+    if level not in LEVELS:
+        text = f"unknown level {level!r}; known are {', '.join(LEVELS)}{nearest(level, LEVELS)}"
+        raise source.error(entry.at("level"), text)
+    message = text_of(source, entry.at("message"), entry.table["message"]) if "message" in entry.table else ""
+    rules = [rule for key, read in LIMITS.items() if key in entry.table for rule in read(entry, key)]
+    if not rules:
+        raise source.error(entry.address, f"the budget {name!r} sets no limit; write one of {', '.join(LIMITS)}")
+    return [
+        Limit(
+            name,
+            patterns[0],
+            rule.metric,
+            rule.maximum,
+            rule.text,
+            {"config": str(source.path), **rule.qualifiers},
+            source.line(entry.at(rule.key)),
+            rule.bound,
+            level,
+            message,
+            patterns if len(patterns) > 1 else (),
         )
-    return maximum
+        for rule in rules
+    ]
 
 
-def _latency(source: Source, address: str, value: Any) -> tuple[str, dict[str, str]]:
-    """Read ``"5 ms"`` or ``{max = "5 ms", stat = "p50", runtime = "onnxruntime"}``."""
-    table = value if isinstance(value, dict) else {"max": value}
-    source.refuse_unknown(table, ("max", "stat", "runtime"), f"{address}.")
-    if "max" not in table:
-        raise source.error(address, 'a latency without a limit; write max = "5 ms"')
-    amount = _text(source, f"{address}.max" if isinstance(value, dict) else address, table["max"], 'such as "5 ms"')
-    stat = _text(source, f"{address}.stat", table.get("stat", "p50"))
-    if stat not in STATS:
-        text = f"unknown statistic {stat!r}; known are {', '.join(STATS)}{nearest(stat, STATS)}"
-        raise source.error(f"{address}.stat", text)
-    qualifiers = {"stat": stat}
-    if "runtime" in table:
-        qualifiers["runtime"] = _text(source, f"{address}.runtime", table["runtime"])
-    return amount, qualifiers
-
-
-def _text(source: Source, address: str, value: Any, such: str = "on one line, not empty") -> str:
-    """Accept a string that can be shown in a table."""
-    if isinstance(value, str) and value.strip() and value.isprintable():
-        return value
-    found = reprlib.repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
-    raise source.error(address, f"{address.rpartition('.')[2]} is {found}; write a string {such}")
-
-
-def _stay_inside(source: Source, address: str, path: str) -> None:
-    """Refuse a path that leaves the folder of the TOML file, on any system and through any symbolic link."""
-    folder = source.path.parent.resolve()
-    parts = PureWindowsPath(path)  # knows both slashes, drives and shares
-    try:
-        place = (folder / path).resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
-        raise source.error(address, f"the path {path!r} leads nowhere ({error}); name a file") from error
-    if parts.anchor or ".." in parts.parts or place == folder or not place.is_relative_to(folder):
-        text = f"the path {path!r} is not inside the folder of this file; write a relative path to a file below it"
-        raise source.error(address, text)
+def _patterns(entry: Entry) -> tuple[str, ...]:
+    """Read a path, or a list of paths and patterns, "!" before those to leave out."""
+    address, value = entry.at("path"), entry.table["path"]
+    items = value if isinstance(value, list) else [value]
+    if all(isinstance(item, str) and item.startswith("!") for item in items):
+        raise entry.source.error(address, f"path is {reprlib.repr(value)}; write a string, or a list with one at least")
+    patterns = [text_of(entry.source, address, item) for item in items]
+    for pattern in patterns:
+        stay_inside(entry.source, address, pattern.removeprefix("!"))
+    return tuple(sorted(patterns, key=lambda pattern: pattern.startswith("!")))
 
 
 def _inner(table: dict[str, Any], key: str) -> dict[str, Any]:

@@ -1,115 +1,243 @@
-"""How large, costly and fast an artefact is: figures from the file and the JSON its exporter left beside it.
+"""How large, costly, right and fast an artefact is: ``FIGURES``, one function for each metric.
 
-A figure is a number, or the words that say why it is missing, so that a check fails with a reason and never passes for
-lack of a number. MACs, parameters and latency are believed only when the JSON carries the file's own SHA-256.
+A figure is a number, or the words that say why it is missing. What the file itself can tell is read from the file;
+only what cannot be seen in it comes from the JSON beside it and from ``result.json``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edgel0.checks.counting import COUNTERS, Counts
 from edgel0.checks.onnx_files import external_files
+from edgel0.checks.paths import printable
+from edgel0.checks.sidecar import (
+    Figure,
+    Sidecar,
+    cost_of,
+    instructions_of,
+    latency_of,
+    number,
+    partitions_of,
+    read_sidecar,
+)
 
-SCHEMA = 1
-
-Figure = int | float | str  # str: why it is missing
-Sidecar = dict[str, Any] | str
+POINTER = b"version https://git-lfs.github.com/spec/"
+RESULT = "result.json"
 
 
-def read_sidecar(path: Path) -> Sidecar:
-    """Return what ``<file>.json`` says of the artefact ``path``, or why it cannot be believed."""
-    beside = Path(f"{path}.json")
+@dataclass(frozen=True)
+class Subject:
+    """One artefact, read when a figure is asked for, and at most once; nothing outside of ``folder`` is read."""
+
+    folder: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self.folder / self.name
+
+    @cached_property
+    def trouble(self) -> str:
+        """Why the file cannot be read, or "" when it can."""
+        try:
+            if not self.path.exists():
+                return "file is missing"
+            if not self.path.is_file():
+                return "it is not a regular file"
+            if not self.path.stat().st_size:
+                return "file is empty"
+            if not inside(self.folder, self.path):
+                return "it leads out of the project's folder through a symbolic link"
+            with self.path.open("rb") as file:
+                begins = file.read(len(POINTER))
+        except (OSError, RuntimeError) as error:
+            return f"file cannot be read ({getattr(error, 'strerror', None) or error})"
+        if begins == POINTER:
+            return "it is a Git LFS pointer, not the file; run git lfs pull (in CI, check out with lfs)"
+        return ""
+
+    @cached_property
+    def files(self) -> list[Path] | str:
+        """The file and those with an ONNX model's external data, or why they cannot be told."""
+        if self.path.suffix.casefold() != ".onnx":
+            return [self.path]
+        folder = self.path.parent.resolve()
+        try:
+            beside = {(folder / location).resolve() for location in external_files(self.path.read_bytes())}
+        except OSError as error:
+            return f"file cannot be read ({error.strerror})"
+        except ValueError as error:
+            return f"file is not a readable ONNX model: {error}"
+        except RuntimeError:  # from Python 3.13 on the loop resolves to itself and is missing below
+            return "its external data are a loop of symbolic links"
+        for file in sorted(beside):
+            if not file.is_relative_to(folder):
+                return "its external data lie outside its folder"
+            if not file.is_file():
+                return f"its external data file {file.name!r} is missing"
+        return [self.path, *sorted(beside)]
+
+    @cached_property
+    def counts(self) -> Counts | str:
+        """What the file's own graph tells, or why it does not."""
+        counter = COUNTERS.get(self.path.suffix.casefold())
+        if counter is None:
+            return f"nothing counts a file that ends in {self.path.suffix!r}"
+        try:
+            return counter(self.path.read_bytes())
+        except OSError as error:
+            return f"file cannot be read ({error.strerror})"
+        except ValueError as error:
+            return f"file is not a readable model: {error}"
+
+    @cached_property
+    def layers(self) -> dict[str, dict[str, int]]:
+        """What each layer costs, by name: macs, params and weight_bytes; empty where the file does not tell."""
+        return {} if isinstance(self.counts, str) else {name: dict(row) for name, row in self.counts.layers.items()}
+
+    @cached_property
+    def sidecar(self) -> Sidecar:
+        """What the JSON beside it says, or why that cannot be believed."""
+        if not inside(self.folder, Path(f"{self.path}.json")):
+            return f"{self.path.name}.json leads out of the project's folder through a symbolic link"
+        return read_sidecar(self.path)
+
+
+def figure(subject: Subject, metric: str, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Return one figure (bytes, a count, a share or ms; or why it is missing) and its key in a baseline.
+
+    The key is the metric and all that the figure depends on beside the file: ``instructions on cortex-a72,
+    onnxruntime 1.32.0``.
+    """
+    if subject.trouble:
+        return subject.trouble, metric
     try:
-        if not beside.is_file() or not path.is_file():  # a pipe would block for ever
-            return f"{beside.name} is missing; export with edgel0, which writes it"
-        record = json.loads(beside.read_bytes())
-        digest = _sha256(path)
+        found, detail = FIGURES[metric](subject, qualifiers)
+    except OSError as error:
+        return f"file cannot be read ({error.strerror})", metric
+    if not isinstance(found, str) and found >= 2**63:
+        return "the file gives a number that no model has", metric
+    return found, f"{metric} {printable(detail)}" if detail else metric
+
+
+def inside(folder: Path, path: Path) -> bool:
+    """Tell whether a path stays in a folder when symbolic links are followed."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        return False
+
+
+def _size(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Add the bytes of the file and of its external data."""
+    files = subject.files
+    return (files if isinstance(files, str) else sum(file.stat().st_size for file in files)), ""
+
+
+def _compressed(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Add the bytes of each file after gzip -9, without name and time."""
+    if isinstance(subject.files, str):
+        return subject.files, ""
+    total = sum(_gzipped(file) for file in subject.files)
+    # zlib-ng, which some systems have in its place, finds other matches.
+    return total, "by zlib-ng" if "ng" in zlib.ZLIB_RUNTIME_VERSION else "by zlib"
+
+
+def _gzipped(file: Path) -> int:
+    packer, total = zlib.compressobj(9, zlib.DEFLATED, 31), 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            total += len(packer.compress(block))
+    return total + len(packer.flush())
+
+
+def _partitions(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+    return partitions_of(subject.sidecar), ""
+
+
+def _instructions(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+    return instructions_of(subject.sidecar, qualifiers)
+
+
+def _latency(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+    found, detail = latency_of(subject.sidecar, qualifiers)
+    return found, f"{qualifiers.get('stat', 'p50')} {detail}".strip()
+
+
+def _accuracy(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Return the share of right answers that a run's ``result.json`` gives for this file."""
+    place = subject.folder / qualifiers["result"] if "result" in qualifiers else subject.path.with_name(RESULT)
+    name = place.name
+    if not inside(subject.folder, place):
+        return f"{name} leads out of the project's folder", ""
+    try:
+        result = json.loads(place.read_bytes()) if place.is_file() else None
     except (ValueError, RecursionError):
-        return f"{beside.name} is not readable JSON; export again"
+        return f"{name} is not readable JSON; run the recipe again", ""
     except OSError as error:
-        return f"{beside.name} cannot be read ({error.strerror})"
-    if not isinstance(record, dict):
-        return f"{beside.name} is not a JSON object; export again"
-    if type(record.get("schema")) is not int or record["schema"] != SCHEMA:
-        return f"{beside.name} does not follow schema {SCHEMA}; export again with this version of edgel0"
-    if record.get("sha256") != digest:
-        return f"{beside.name} describes another file (its sha256 differs); export again"
-    return record
+        return f"{name} cannot be read ({error.strerror})", ""
+    if not isinstance(result, dict):
+        where = "" if "result" in qualifiers else '; name it: min_accuracy = {result = "runs/NAME/result.json"}'
+        return f"there is no {name} of a run to take it from{where}", ""
+    return _scored(result, qualifiers.get("of", subject.path.name), subject), ""
 
 
-def figure(path: Path, metric: str, qualifiers: Mapping[str, Any], sidecar: Sidecar) -> Figure:
-    """Return one figure of the artefact ``path``: bytes, a count or milliseconds. The size needs no sidecar."""
-    try:
-        if not path.exists():
-            return "file is missing"
-        if not path.is_file():
-            return "it is not a regular file"
-        if metric == "size":
-            return _size(path)
-    except OSError as error:
-        return f"file cannot be read ({error.strerror})"
-    if isinstance(sidecar, str):
-        return sidecar
-    if metric == "latency":
-        return _latency(sidecar, str(qualifiers.get("stat", "p50")), qualifiers.get("runtime"))
-    value = _entry(sidecar.get("cost"), metric)
-    return value if isinstance(value, int) else f"the exporter's JSON gives no usable number of {metric}; export again"
+def _scored(result: dict[str, Any], of: str, subject: Subject) -> Figure:
+    """Return the accuracy of a file, or of ``dense`` or ``slim``, from the content of ``result.json``."""
+    for which in ("dense", "slim"):
+        side = result.get(which)
+        files = side.get("files") if isinstance(side, dict) else None
+        if of == which:
+            return _share(side, of)
+        if isinstance(files, dict) and of in files:
+            return _share(side, of) if files[of] == subject.path.stat().st_size else _other(of)
+    quantized = result.get("quantized")
+    row = quantized.get(of) if isinstance(quantized, dict) else None
+    if isinstance(row, dict):
+        return _share(row, of) if row.get("bytes") == subject.path.stat().st_size else _other(of)
+    return f'the run\'s {RESULT} knows no {of!r}; name the file of the run: min_accuracy = {{of = "slim.onnx"}}'
 
 
-def _size(path: Path) -> Figure:
-    """Return the bytes of the file; an ONNX model's external data files are part of it."""
-    total = path.stat().st_size
-    if not total:
-        return "file is empty"
-    if path.suffix.casefold() != ".onnx":
-        return total
-    folder = path.parent.resolve()
-    try:
-        files = {(folder / location).resolve() for location in external_files(path.read_bytes())}
-    except ValueError as error:
-        return f"file is not a readable ONNX model: {error}"
-    except RuntimeError:  # from Python 3.13 on the loop resolves to itself and is missing below
-        return "its external data are a loop of symbolic links"
-    for file in sorted(files):
-        if not file.is_relative_to(folder):
-            return "its external data lie outside its folder"
-        if not file.is_file():
-            return f"its external data file {file.name!r} is missing"
-        total += file.stat().st_size
-    return total
+def _other(of: str) -> str:
+    return f"the run's {RESULT} describes another {of!r} (its size differs); run the recipe again"
 
 
-def _latency(sidecar: dict[str, Any], stat: str, runtime: str | None) -> Figure:
-    """Return a time in ms; ``runtime`` is a name (``onnxruntime``) or name and version (``onnxruntime 1.32.0``)."""
-    measured = sidecar.get("latency_ms")
-    if not isinstance(measured, dict) or not measured:
-        return "the exporter's JSON holds no measured latency; measure the artefact first"
-    fitting = [key for key in measured if runtime is None or runtime in (key, key.split(" ")[0])]
-    names = ", ".join(map(repr, measured))  # quoted: a foreign file must not steer the terminal
-    if not fitting:
-        return f"no latency was measured in {runtime!r}; there is: {names}"
-    if len(fitting) > 1:
-        return f'latency was measured in several runtimes; name one with runtime = "…": {names}'
-    value = _entry(measured[fitting[0]], stat)
-    return f"the exporter's JSON gives no usable {stat} in {fitting[0]!r}" if value is None else value
+def _share(row: object, of: str) -> Figure:
+    value = number(row, "accuracy")
+    return value if value is not None and value <= 1 else f"the run's {RESULT} gives no usable accuracy of {of!r}"
 
 
-def _entry(table: object, key: str) -> int | float | None:
-    """Return a number from 0 to 2**63 (nan and infinity are outside), or None."""
-    value = table.get(key) if isinstance(table, dict) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return value if 0 <= value < 2**63 else None
+def _counted(metric: str) -> Callable[[Subject, Mapping[str, Any]], tuple[Figure, str]]:
+    """Make the function of a figure that is counted in the file's own graph."""
+
+    def count(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+        counts = subject.counts
+        if isinstance(counts, Counts) and metric in counts.figures:
+            return counts.figures[metric], ""
+        return cost_of(subject.sidecar, metric), ""
+
+    return count
 
 
-def _sha256(path: Path) -> str:
-    """Digest a file of any size."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+FIGURES: dict[str, Callable[[Subject, Mapping[str, Any]], tuple[Figure, str]]] = {
+    "size": _size,
+    "compressed": _compressed,
+    "weight_bytes": _counted("weight_bytes"),
+    "macs": _counted("macs"),
+    "params": _counted("params"),
+    "activation_bytes": _counted("activation_bytes"),
+    "operators": _counted("operators"),
+    "transposes": _counted("transposes"),
+    "partitions": _partitions,
+    "instructions": _instructions,
+    "accuracy": _accuracy,
+    "latency": _latency,
+}

@@ -19,28 +19,30 @@ def external_files(model: bytes) -> set[str]:
     todo = [("model", memoryview(model))]
     while todo:
         message, data = todo.pop()
-        fields = list(_fields(data))
+        content = [(number, inner) for number, inner in fields(data) if isinstance(inner, memoryview)]
         graphs += message == "graph"
-        todo += [(INSIDE[message][number], inner) for number, inner in fields if number in INSIDE[message]]
+        todo += [(INSIDE[message][number], inner) for number, inner in content if number in INSIDE[message]]
         if message == "entry":
-            pair = {number: bytes(inner) for number, inner in fields}
+            pair = {number: bytes(inner) for number, inner in content}
             found |= {pair.get(2, b"").decode()} if pair.get(1) == b"location" else set()
     if not graphs:
         raise ValueError("it holds no graph")
     return found
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield number and content of every length-delimited field of one message, and skip the others."""
+def fields(data: memoryview, numbers: bool = False) -> Iterator[tuple[int, memoryview | int]]:
+    """Yield number and content of every length-delimited field of one message, and of ``numbers`` where asked."""
     at = 0
     while at < len(data):
-        tag, at = _varint(data, at)
+        tag, at = varint(data, at)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
-            _, at = _varint(data, at)
+            value, at = varint(data, at)
+            if numbers:
+                yield number, value
             continue
         if wire == 2:
-            size, at = _varint(data, at)
+            size, at = varint(data, at)
         elif wire in FIXED:
             size = FIXED[wire]
         else:
@@ -52,7 +54,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         at += size
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def varint(data: memoryview, at: int) -> tuple[int, int]:
     """Read a base-128 number; return it and the place after it."""
     value = 0
     for shift in range(0, 70, 7):

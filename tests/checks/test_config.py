@@ -2,12 +2,15 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgel0.checks.config import LIMITS, find_config, read_limits
+from edgel0.checks.config import find_config, read_limits
+from edgel0.checks.formats import FORMATS
+from edgel0.checks.rules import LIMITS, METRIC_OF
 from edgel0.errors import RecipeError
 from edgel0.quantities import METRICS
 from edgel0.types import Limit
@@ -19,11 +22,11 @@ path = "dist/kws.onnx"
 max_size = "120 kB"
 max_macs = "2.29 M"
 max_params = 80_000
-latency = "5 ms"
+latency = { max = "5 ms", board = "rpi4" }
 
 [[budget]]
 path = "dist/kws.tflite"
-latency = { max = "350 us", stat = "p90", runtime = "onnxruntime" }
+latency = { max = "350 us", board = "rpi4", stat = "p90", runtime = "onnxruntime" }
 """
 
 
@@ -43,20 +46,22 @@ def refusal(path, **options):
 
 
 def test_every_limit_has_a_metric():
-    assert set(LIMITS.values()) == set(METRICS)
+    assert set(METRIC_OF.values()) == set(METRICS)
+    assert set(LIMITS) == {*METRIC_OF, "max_increase", "max_decrease"}
 
 
 def test_limits_with_their_lines(tmp_path):
     path = write(tmp_path, GOOD)
     config = {"config": str(path)}
+    timed = config | {"board": "rpi4", "absolute": True}
     first = ("keyword spotting", "dist/kws.onnx")
     assert read_limits(path) == [
         Limit(*first, "size", 120_000, "120 kB", config, 4),
         Limit(*first, "macs", 2_290_000, "2.29 M", config, 5),
         Limit(*first, "params", 80_000, "80000", config, 6),
-        Limit(*first, "latency", 5.0, "5 ms", config | {"stat": "p50"}, 7),
+        Limit(*first, "latency", 5.0, "5 ms", timed | {"stat": "p50"}, 7),
         Limit("dist/kws.tflite", "dist/kws.tflite", "latency", 0.35, "350 us",
-              config | {"stat": "p90", "runtime": "onnxruntime"}, 11),
+              timed | {"stat": "p90", "runtime": "onnxruntime"}, 11),
     ]  # fmt: skip
 
 
@@ -107,13 +112,44 @@ MISTAKES = [
     ),
     ("[[budget]]", ":1: a budget without a path"),
     (entry("max_size = '1 kB'"), ":1: a budget without a path"),
-    (entry("path = 'a'"), ":1: the budget 'a' sets no limit; write one of max_size, max_macs, max_params, latency"),
+    (
+        entry("path = 'a'"),
+        ":1: the budget 'a' sets no limit; write one of max_size, max_compressed, max_weight_bytes, max_macs, ",
+    ),
     (entry("path = 'a'", "name = 'n'"), ":1: the budget 'n' sets no limit"),
     (entry("path = 'a'", "max_siz = '1 kB'"), ":3: unknown key 'max_siz'; known are name, path, max_size, "),
     (entry("path = 'a'", "max_siz = '1 kB'"), "; did you mean 'max_size'?"),
     (entry("path = 3", "max_size = '1 kB'"), ":2: path is of type int; write a string"),
     (entry("path = ''", "max_size = '1 kB'"), ":2: path is ''; write a string"),
-    (entry("path = ['a']", "max_size = '1 kB'"), ":2: path is of type list; write a string"),
+    (entry("path = []", "max_size = '1 kB'"), ":2: path is []; write a string, or a list with one at least"),
+    (entry("path = '!a'", "max_size = '1 kB'"), ":2: path is '!a'; write a string, or a list with one at least"),
+    (entry("path = ['!a']", "max_size = '1 kB'"), ":2: path is ['!a']; write a string, or a list with one at least"),
+    (entry("path = ['a', 3]", "max_size = '1 kB'"), ":2: path is of type int; write a string"),
+    (entry("path = ['a', '!/etc/*']", "max_size = '1 kB'"), ":2: the path '/etc/*' is not inside the folder"),
+    (
+        entry("path = 'a'", "level = 'eror'", "max_size = 9"),
+        ":3: unknown level 'eror'; known are error, warn, off; did",
+    ),
+    (entry("path = 'a'", "message = 3", "max_size = 9"), ":3: message is of type int"),
+    (entry("path = 'a'", "max_transposes = -1"), ":3: max_transposes: -1 is not a count"),
+    (entry("path = 'a'", "max_transpose = 0"), "; did you mean 'max_transposes'?"),
+    (entry("path = 'a'", "max_increase = 0.01"), ":3: max_increase is 0.01; write a percentage such as"),
+    (entry("path = 'a'", "max_increase = '5 kB'"), ":3: max_increase is '5 kB'; write a percentage such as"),
+    (entry("path = 'a'", "max_increase = '-1 %'"), ":3: max_increase: '-1 %' is not a size"),
+    (entry("path = 'a'", "max_increase = {}"), ":3: max_increase is empty"),
+    (entry("path = 'a'", "max_increase = {macs = '1 kB'}"), ":3: macs: the unit 'kB' in '1 kB' is not a count"),
+    (entry("path = 'a'", "max_increase = {mac = '1 %'}"), ":3: unknown key 'mac'; known are size, "),
+    (entry("path = 'a'", "max_increase = {instructions = '1 %'}"), ":3: instructions of which core? write"),
+    (entry("path = 'a'", "max_decrease = {size = '1 %'}"), ":3: unknown key 'size'; known are accuracy"),
+    (entry("path = 'a'", "max_decrease = '1 point'"), ":3: max_decrease is '1 point'; write"),
+    (entry("path = 'a'", "min_accuracy = '101 %'"), ":3: min_accuracy: '101 %' is more than all"),
+    (entry("path = 'a'", "min_accuracy = {of = 'x'}"), ":3: min_accuracy without a limit; write min"),
+    (entry("path = 'a'", "min_accuracy = {min = 1, result = '../r.json'}"), ":3: the path '../r.json' is not inside"),
+    (entry("path = 'a'", "instructions = '4 M'"), ":3: instructions is '4 M'; write a table such as {max"),
+    (entry("path = 'a'", "instructions = {max = '4 M'}"), ":3: instructions without a core; write core"),
+    (entry("path = 'a'", "instructions = {core = 'x'}"), ":3: instructions without a limit; write max"),
+    (entry("path = 'a'", "latency = '5 ms'"), ":3: a time without a board says nothing; write latency = {max"),
+    (entry("path = 'a'", "latency = {max = '5 ms'}"), ":3: a latency without a board; write board"),
     (entry("path = 'a'", "name = ''", "max_size = '1 kB'"), ":3: name is ''"),
     (entry("path = 'a'", 'name = "a\\nb"', "max_size = '1 kB'"), ":3: name is 'a\\nb'"),
     (entry("path = 'a'", 'name = "\\u001b[31m"', "max_size = '1 kB'"), ":3: name is "),
@@ -129,16 +165,16 @@ MISTAKES = [
     (entry("path = 'a'", "max_macs = '6 MB'"), ":3: max_macs: the unit 'MB' in '6 MB' is not a count"),
     (entry("path = 'a'", "max_params = 1979-05-27"), ":3: max_params: a date is not a count"),
     (entry("path = 'a'", "max_params = 0x" + "f" * 9000), ":3: max_params: an enormous number is not a count"),
-    (entry("path = 'a'", "latency = 5"), ':3: latency is of type int; write a string such as "5 ms"'),
-    (entry("path = 'a'", "latency = '5'"), ":3: latency: '5' without a unit is not a time"),
-    (entry("path = 'a'", "latency = {}"), ":3: a latency without a limit"),
-    (entry("path = 'a'", "latency = {max = 5}"), ":3: max is of type int; write a string such as"),
+    (entry("path = 'a'", "latency = 5"), ":3: latency is int; write a table such as {max = "),
+    (entry("path = 'a'", "latency = {board = 'b', max = '5'}"), ":3: max: '5' without a unit is not a time"),
+    (entry("path = 'a'", "latency = {}"), ":3: latency is {}; write a table such as"),
+    (entry("path = 'a'", "latency = {board = 'b', max = 5}"), ":3: max is of type int; write a string such as"),
     (
-        entry("path = 'a'", "latency = {max = '5 ms', stat = 'p95'}"),
+        entry("path = 'a'", "latency = {max = '5 ms', board = 'b', stat = 'p95'}"),
         ":3: unknown statistic 'p95'; known are p10, p50, p90",
     ),
-    (entry("path = 'a'", "latency = {max = '5 ms', stat = 50}"), ":3: stat is of type int"),
-    (entry("path = 'a'", "latency = {max = '5 ms', runtime = ''}"), ":3: runtime is ''"),
+    (entry("path = 'a'", "latency = {max = '5 ms', board = 'b', stat = 50}"), ":3: stat is of type int"),
+    (entry("path = 'a'", "latency = {max = '5 ms', board = 'b', runtime = ''}"), ":3: runtime is ''"),
     (entry("path = 'a'", "latency = {max = '5 ms', rumtime = 'x'}"), ":3: unknown key 'rumtime'"),
     (entry("path = 'a'", "[budget.latency]", "max = '5 ms'", "stats = 'p50'"), ":5: unknown key 'stats'"),
     (2 * entry("path = 'a'", "max_size = 9"), ":4: two budgets are called 'a'; give each a name"),
@@ -158,7 +194,8 @@ def test_a_mistake_is_told_with_its_line(tmp_path, text, message):
 ESCAPES = [
     "/etc/passwd", "../a.onnx", "dist/../../a.onnx", "dist/../a.onnx", "..", ".", "./", "..\\a.onnx", "dist\\..\\..\\a",
     "C:\\a.onnx", "C:a.onnx", "c:/a.onnx", "\\a.onnx", "\\\\server\\share\\a.onnx", "//server/share/a", "out/a.onnx",
-    "out", "leak.onnx", "chain", "loop/a.onnx" if os.name == "posix" else "../a",
+    "out", "leak.onnx", "chain", "out/*.onnx", "../**", "**/../../*", "/**/*.onnx", "out/**/a.onnx", "C:/*",
+    "loop/a.onnx" if os.name == "posix" else "../a",
 ]  # fmt: skip
 
 
@@ -190,7 +227,10 @@ def test_a_circle_of_links_is_refused_or_missing(links):
         assert "leads nowhere" in str(error)
 
 
-@pytest.mark.parametrize("path", ["dist/a.onnx", "in/a.onnx", "./dist/a.onnx", "not/there.onnx", "a b/ü.onnx", "..a"])
+@pytest.mark.parametrize(
+    "path",
+    ["dist/a.onnx", "in/a.onnx", "**/*.onnx", "in/*", "*.onnx", "./dist/a.onnx", "not/there.onnx", "a b/ü.onnx", "..a"],
+)
 def test_a_path_inside_is_kept_as_written(links, path):
     assert read_limits(write(links, entry(f"path = '{path}'", "max_size = 9")))[0].path == path
 
@@ -258,3 +298,25 @@ def test_a_broken_file_is_refused_under_every_name(tmp_path, old, new, name):
     if name == "pyproject.toml":
         text = text.replace("[[budg", "[[tool.edgel0.budg")
     refusal(write(tmp_path, text, name))
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "budgets.md").read_text("utf-8")
+
+
+def test_the_page_on_budgets_knows_every_key_and_format():
+    rows = {word for row in re.findall(r"^\| (`.*?) \|", DOCS, re.M) for word in re.findall(r"`([\w-]+)`", row)}
+    assert rows >= {*METRIC_OF, *FORMATS}
+    assert all(f"`{key}" in DOCS or f"{key} = " in DOCS for key in (*LIMITS, "level", "message"))
+
+
+def test_the_examples_of_the_page_are_read(tmp_path):
+    whole, tables = re.findall(r"```toml\n(.*?)```", DOCS, re.S)
+    limits = read_limits(write(tmp_path, whole + tables))
+    found = {(limit.metric, limit.bound) for limit in limits}
+    assert {
+        ("size", "max"),
+        ("size", "increase%"),
+        ("instructions", "max"),
+        ("accuracy", "min"),
+        ("latency", "max"),
+    } <= found

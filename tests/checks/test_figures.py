@@ -8,9 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgel0.checks.figures import figure, read_sidecar
+from edgel0.checks.figures import FIGURES, Subject, figure
+from edgel0.quantities import METRICS
 
-from .artefacts import model, sidecar
+from .artefacts import TIMES, model, sidecar
+from .repositories import counts, network
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def tflite(tmp_path):
 
 
 def of(path, metric, **qualifiers):
-    return figure(path, metric, qualifiers, read_sidecar(path))
+    return figure(Subject(path.parent, path.name), metric, qualifiers)[0]
 
 
 @pytest.mark.parametrize(
@@ -233,3 +235,150 @@ def test_any_sidecar_gives_a_number_or_a_reason(tflite, changes):
     for metric in ("macs", "params", "latency"):
         found = of(tflite, metric)
         assert isinstance(found, str) or 0 <= found < 2**63
+
+
+def test_every_metric_has_a_figure():
+    assert list(FIGURES) == list(METRICS)
+
+
+# What is counted in the file itself.
+
+
+def test_an_onnx_file_is_counted_without_a_sidecar(tmp_path):
+    path = network(tmp_path / "digits.onnx")
+    wanted = counts()
+    assert {metric: of(path, metric) for metric in ("params", "weight_bytes")} == {
+        metric: wanted[metric] for metric in ("params", "weight_bytes")
+    }
+    assert (of(path, "operators"), of(path, "transposes")) == (6, 0)
+    assert list(Subject(tmp_path, path.name).layers) == ["conv1", "fc1", "fc2"]
+
+
+def test_compressed_is_what_gzip_gives(tmp_path):
+    import gzip
+
+    path = network(tmp_path / "digits.onnx", external=True)
+    files = [path, path.with_name("digits.onnx.data")]
+    expected = sum(len(gzip.compress(file.read_bytes(), 9, mtime=0)) for file in files)
+    found, key = figure(Subject(tmp_path, path.name), "compressed", {})
+    assert found == expected < of(path, "size") and key in ("compressed by zlib", "compressed by zlib-ng")
+
+
+@pytest.mark.parametrize(
+    ("provenance", "found"),
+    [({"tflite": {"partitions": 3}}, 3), ({}, None), (None, None), ({"tflite": {"partitions": "1"}}, None), (3, None)],
+)
+def test_partitions(tflite, provenance, found):
+    sidecar(tflite, provenance=provenance)
+    missing = "the JSON beside the file gives no number of delegate partitions"
+    assert of(tflite, "partitions") == (missing if found is None else found)
+
+
+COUNTED = {"cortex-a72": {"runtime": "onnxruntime 1.32.0", "count": 4_000_000}, "broken": {"count": 1.5}, "odd": 3}
+
+
+@pytest.mark.parametrize(
+    ("qualifiers", "found"),
+    [
+        ({"core": "cortex-a72"}, 4_000_000),
+        ({"core": "cortex-a72", "runtime": "onnxruntime"}, 4_000_000),
+        ({"core": "cortex-a72", "runtime": "onnxruntime 1.32.0"}, 4_000_000),
+        ({"core": "cortex-a72", "runtime": "onnxruntime 1.31.0"}, "were counted in 'onnxruntime 1.32.0', not in"),
+        (
+            {"core": "cortex-a53"},
+            "no instructions were counted on 'cortex-a53'; there is: 'cortex-a72', 'broken', 'odd'",
+        ),
+        ({"core": "broken"}, "gives no usable count of instructions on 'broken'"),
+        ({"core": "odd"}, "gives no usable count of instructions on 'odd'"),
+    ],
+)
+def test_instructions_of_a_core_and_a_runtime(tflite, qualifiers, found):
+    sidecar(tflite, instructions=COUNTED)
+    value = of(tflite, "instructions", **qualifiers)
+    assert found in value if isinstance(found, str) else value == found
+
+
+@pytest.mark.parametrize("counted", [None, [], 3, {}])
+def test_no_instructions_are_a_missing_figure(tflite, counted):
+    sidecar(tflite, instructions=counted)
+    assert of(tflite, "instructions", core="x") == "no instructions were counted on 'x'"
+
+
+@pytest.mark.parametrize(
+    ("changes", "absolute", "found"),
+    [
+        ({}, True, 4),
+        ({"pinned": False}, True, "the clock and cores of 'rpi4' were not pinned"),
+        ({"pinned": 1}, True, "were not pinned"),
+        ({"pinned": False}, False, 4),
+        ({"throttled": True}, False, "was taken while its clock was throttled"),
+        ({"board": "laptop"}, False, "it was measured on 'laptop', not on 'rpi4'; measure it there"),
+    ],
+)
+def test_a_time_holds_on_its_board_and_absolutely_where_it_was_pinned(tflite, changes, absolute, found):
+    sidecar(tflite, latency_ms={"onnxruntime 1.32.0": TIMES | changes})
+    value = of(tflite, "latency", board="rpi4", absolute=absolute)
+    assert found in value if isinstance(found, str) else value == found
+
+
+def test_a_key_says_what_a_figure_depends_on(tflite):
+    sidecar(tflite, instructions=COUNTED)
+    subject = Subject(tflite.parent, tflite.name)
+    keys = [figure(subject, metric, {"core": "cortex-a72"})[1] for metric in ("size", "instructions", "latency")]
+    times = "latency p50 on rpi4, onnxruntime 1.32.0, 1 threads"
+    assert keys == ["size", "instructions on cortex-a72, onnxruntime 1.32.0", times]
+
+
+RESULT = {
+    "dense": {"accuracy": 0.99, "files": {"dense.tflite": 9999}},
+    "slim": {"accuracy": 0.985, "files": {"slim.tflite": 1234}},
+    "quantized": {"slim.int8.tflite": {"accuracy": 0.97, "bytes": 1234}, "old.tflite": {"accuracy": 0.9, "bytes": 1}},
+}
+
+
+@pytest.mark.parametrize(
+    ("qualifiers", "found"),
+    [
+        ({}, 0.985),
+        ({"of": "slim"}, 0.985),
+        ({"of": "dense"}, 0.99),
+        ({"of": "slim.int8.tflite"}, 0.97),
+        ({"of": "dense.tflite"}, "describes another 'dense.tflite' (its size differs)"),
+        ({"of": "old.tflite"}, "describes another 'old.tflite' (its size differs)"),
+        ({"of": "x"}, "knows no 'x'"),
+        ({"result": "nothing.json"}, "there is no nothing.json of a run"),
+    ],
+)
+def test_accuracy_is_that_of_the_run_and_the_file(tflite, qualifiers, found):
+    tflite.with_name("result.json").write_text(json.dumps(RESULT))
+    value = of(tflite, "accuracy", **qualifiers)
+    assert found in value if isinstance(found, str) else value == found
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "[" * 100_000, "{}", '{"slim": 3}', '{"slim": {"files": {"slim.tflite": 1234}}}',
+                '{"slim": {"accuracy": 98.5, "files": {"slim.tflite": 1234}}}', '{"quantized": []}']
+)  # fmt: skip
+def test_a_broken_result_is_a_missing_figure(tflite, content):
+    tflite.with_name("result.json").write_text(content)
+    assert isinstance(of(tflite, "accuracy"), str)
+
+
+@given(st.binary(max_size=200))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+def test_any_bytes_give_a_figure_or_a_reason(tmp_path, content):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"\x3a" + bytes([len(content)]) + content if len(content) < 128 else content)
+    for metric in ("size", "params", "operators"):
+        assert isinstance(of(path, metric), (int, str))
+
+
+def test_a_tensor_larger_than_any_file_is_refused(tmp_path):
+    import onnx
+
+    path = network(tmp_path / "digits.onnx")
+    huge = onnx.load(path)
+    huge.graph.initializer[2].dims[0] = 2**62
+    path.write_bytes(huge.SerializeToString())
+    assert isinstance(of(path, "params"), str) and of(path, "size") > 0
+    assert Subject(tmp_path, path.name).layers == {}
