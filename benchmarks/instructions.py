@@ -15,7 +15,8 @@ import importlib
 import json
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,40 +43,47 @@ def main() -> None:
     """Make the files, count and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, help="ONNX and TFLite files instead of the networks")
+    parser.add_argument("--network", action="append", choices=NETWORKS, help="default: all")
     parser.add_argument("--core", action="append", choices=CORES, help="default: all")
     parser.add_argument("--again", action="store_true", help="count in a second emulator, too, built in another place")
     parser.add_argument("--store", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     setup()
-    with tempfile.TemporaryDirectory() as folder:
-        files = options.files or made(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+        files = options.files or made(Path(folder), options.network or list(NETWORKS))
         cores = options.core or list(CORES)
-        rows = counted(files, cores, None)
-        for row in rows:
-            print(json.dumps(dataclasses.asdict(row)), flush=True)
-        other = None
+        again = None
         if options.again:
             elsewhere = Path(folder, "a second emulator, in a place with a longer name")
             setup(elsewhere)
-            other = counted(files, cores, elsewhere)
+            again = pool.submit(counted, files, cores, elsewhere)
+        rows = counted(files, cores, None, lambda row: print(json.dumps(dataclasses.asdict(row)), flush=True))
+        other = again.result() if again else None
     text = report(rows, other, table(rows) if options.files else pairs(rows))
     print(text)
     if options.store:
         options.store.write_text(text, encoding="utf-8")
 
 
-def counted(files: Sequence[Path], cores: Sequence[str], cache: Path | None) -> list[Count]:
+def counted(
+    files: Sequence[Path], cores: Sequence[str], cache: Path | None, say: Callable[[Count], None] = lambda row: None
+) -> list[Count]:
     """Count every file on every core."""
-    return [row for core in cores for row in count(files, core, cache=cache)]
+    rows = []
+    for file in files:
+        for core in cores:
+            rows += count([file], core, cache=cache)
+            say(rows[-1])
+    return rows
 
 
-def made(folder: Path) -> list[Path]:
+def made(folder: Path, names: Sequence[str]) -> list[Path]:
     """Export the networks, dense and slimmed, in all formats and precisions: NAME-WHICH-PRECISION.SUFFIX."""
     import torch
 
     files = []
-    for name, (module, build, shape) in NETWORKS.items():
+    for name, (module, build, shape) in ((name, NETWORKS[name]) for name in names):
         torch.manual_seed(0)
         model = getattr(importlib.import_module(f"export.{module}"), build)(*CLASSES.get(name, ())).eval()
         for which, slimmed in slims(model, shape).items():
@@ -147,7 +155,8 @@ def report(rows: Sequence[Count], other: Sequence[Count] | None, lines: Sequence
     text = [
         "# Instructions per inference",
         "",
-        f"Made by `python -m benchmarks.instructions`: {runtimes}, one thread, {rows[0].system}; the least of "
+        "Made by `python -m benchmarks.instructions`; fresh weights, slimmed to half of the MACs; "
+        f"{runtimes}, one thread, {rows[0].system}; the least of "
         f"{len(rows[0].samples)} inferences, whose range was at most {spread:.4%}. Instructions are not milliseconds.",
         "",
         *lines,

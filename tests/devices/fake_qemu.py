@@ -37,7 +37,7 @@ seen = {
     "arguments": sys.argv[1:],
     "environment": dict(os.environ),
     "cwd": str(Path.cwd()),
-    "job": sorted(path.name for path in (root / "job").iterdir()),
+    "job": sorted(str(path.relative_to(root / "job")) for path in (root / "job").rglob("*") if path.is_file()),
     "root": str(root),
     "cpuinfo": (root / "proc/cpuinfo").read_text(),
 }

@@ -106,7 +106,7 @@ def test_external_data_go_with_their_model(fake, tmp_path):
     (tmp_path / "weights.bin").write_bytes(b"123")
     (tmp_path / "other.bin").write_bytes(b"456")
     count([model(tmp_path, location="weights.bin")])
-    assert seen(fake)["job"] == ["guest.py", "job.json", "model.onnx", "weights.bin"]
+    assert seen(fake)["job"] == ["data/weights.bin", "guest.py", "job.json", "model.onnx"]
 
 
 def test_progress_grows_to_one(fake, tmp_path):

@@ -36,8 +36,10 @@ def run(
 ) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
     """Run the guest on a file; return its answer and the marks: kind, instructions, accesses."""
     model = f"model{job.path.suffix.lower()}"
-    told = json.dumps({"model": f"/job/{model}", **job.told}).encode()
-    files = {model: content, "job.json": told, "guest.py": (HERE / "guest.py").read_bytes()}
+    files = {model: content, "guest.py": (HERE / "guest.py").read_bytes()}
+    external = _external(job.path, content)
+    told = {"model": f"/job/{model}", "external": sorted(external), **job.told}
+    files |= {"job.json": json.dumps(told).encode(), **{f"data/{name}": data for name, data in external.items()}}
     ends = SETTLE + job.told["warmups"] + 2 * job.told["repeats"]
     with _folder(job, files, place) as folder:
         marks, root = folder / "marks", folder / "root"
@@ -56,7 +58,7 @@ def _folder(job: Job, files: dict[str, bytes], place: Emulator) -> Iterator[Path
     try:
         with tempfile.TemporaryDirectory(prefix="edgel0-count-") as name:
             (root := Path(name, "root")).mkdir()
-            make_root(root, place.tree, job.core, files | _beside(job.path, files))
+            make_root(root, place.tree, job.core, files)
             yield Path(name)
     except DeviceError:
         raise
@@ -67,13 +69,18 @@ def _folder(job: Job, files: dict[str, bytes], place: Emulator) -> Iterator[Path
         ) from error
 
 
-def _beside(path: Path, files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the neighbours that an ONNX file names, as it does its external data."""
-    content = next(iter(files.values()))
+def _external(path: Path, content: bytes) -> dict[str, bytes]:
+    """Return the neighbours that an ONNX file names, which hold its external data."""
     if path.suffix.lower() != ".onnx":
         return {}
-    neighbours = (file for file in path.parent.iterdir() if file.is_file() and file.name not in {path.name, *files})
-    return {file.name: file.read_bytes() for file in neighbours if file.name.encode() in content}
+    try:
+        neighbours = (file for file in path.parent.iterdir() if file != path and file.name.encode() in content)
+        return {file.name: file.read_bytes() for file in neighbours if file.is_file()}
+    except OSError as error:
+        raise DeviceError(
+            f"cannot read the neighbours of {path.as_posix()!r} ({error}), which may hold its external data; correct "
+            "the folder's permissions or copy it."
+        ) from error
 
 
 def _waited(call: Sequence[str], job: Job, said: Any, words: Any, look: Callable[[], None]) -> int:

@@ -2,7 +2,7 @@
 
 ``python guest.py JOB`` where JOB names a file that holds, say::
 
-    {"model": "/job/model.onnx", "seed": 0, "warmups": 2, "repeats": 4}
+    {"model": "/job/model.onnx", "external": ["model.onnx.data"], "seed": 0, "warmups": 2, "repeats": 4}
 
 A mark is a system call that no kernel has; ``count.c`` writes its counters down at each. An inference lies between
 ``BEGIN`` and ``END``, as does a call of nothing between ``EMPTY`` and ``END``, whose cost is that of marking itself.
@@ -32,28 +32,33 @@ HWCAP = 16
 Run = Callable[[], object]
 
 
-def open_onnx(api: Any, model: str, seed: int) -> Run:
+def open_onnx(api: Any, job: dict[str, Any]) -> Run:
     """Load with ONNX Runtime, one thread, inputs and outputs bound: copying them is not counted."""
     options = api.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    external = job["external"]
+    if external:  # by name ONNX Runtime would find the host's path behind an open file, and refuse it
+        data = [Path(job["model"]).with_name("data").joinpath(name).read_bytes() for name in external]
+        options.add_external_initializers_from_files_in_memory(external, data, [len(one) for one in data])
+    model = Path(job["model"]).read_bytes() if external else job["model"]
     session = api.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     for i in session.get_inputs():
         dtype = i.type.replace("tensor(", "").replace(")", "")
-        binding.bind_cpu_input(i.name, draw(seed, i.shape, ORT_TYPES.get(dtype, dtype)))
+        binding.bind_cpu_input(i.name, draw(job["seed"], i.shape, ORT_TYPES.get(dtype, dtype)))
     for o in session.get_outputs():
         binding.bind_output(o.name)
     # Without the Python function around it, which the interpreter would specialize during the measured calls.
     return partial(session._sess.run_with_iobinding, binding._iobinding, None)
 
 
-def open_tflite(api: Any, model: str, seed: int) -> Run:
+def open_tflite(api: Any, job: dict[str, Any]) -> Run:
     """Load with LiteRT, one thread; the inputs are set once."""
-    interpreter = api.Interpreter(model_path=model, num_threads=1)
+    interpreter = api.Interpreter(model_path=job["model"], num_threads=1)
     interpreter.allocate_tensors()
     for i in interpreter.get_input_details():
-        interpreter.set_tensor(i["index"], draw(seed, i["shape"].tolist(), i["dtype"].__name__))
+        interpreter.set_tensor(i["index"], draw(job["seed"], i["shape"].tolist(), i["dtype"].__name__))
     return partial(interpreter._interpreter.Invoke)  # see above
 
 
@@ -78,7 +83,7 @@ def draw(seed: int, shape: list[Any], dtype: str) -> Any:
 def count(job: dict[str, Any], mark: Callable[[int], object]) -> str:
     """Run the job between marks and return the runtime's name and version."""
     module, opener = OPENERS[Path(job["model"]).suffix]
-    run = opener(importlib.import_module(module), job["model"], job["seed"])
+    run = opener(importlib.import_module(module), job)
     nothing: Run = partial(gc.isenabled)
 
     def between(begin: int, work: Run) -> None:

@@ -67,8 +67,8 @@ def emulator(cache: Path | str | None = None) -> Emulator:
         made = json.loads((folder / "made.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DeviceError(
-            f"the emulator's root file system is not at {str(folder)!r}; run  {SETUP}  once (half a minute, 50 MB to "
-            "download, 250 MB on disk, no root needed) and try again."
+            f"the emulator's root file system is not at {str(folder)!r}; run  {SETUP}  once (half a minute, 70 MB to "
+            "download, 210 MB on disk, no root needed) and try again."
         ) from error
     return Emulator(qemu, version, folder, made)
 
