@@ -31,7 +31,7 @@ if "/job/compiling.py" in sys.argv:
 
 plugin, _, out = options["-plugin"].replace(",,", "\0").partition(",out=")
 job = json.loads((root / "job/job.json").read_text())
-model = json.loads((root / job["model"].lstrip("/")).read_text())
+model = json.loads((root / job["model"].lstrip("/")).read_text(), strict=False)
 seen = {
     "pid": os.getpid(),
     "arguments": sys.argv[1:],

@@ -9,12 +9,13 @@ import sys
 import tempfile
 import time
 
+import onnx
 import pytest
 from projects import edgel0, paragraph
 
 from edgel0.devices.emulator import place
 from edgel0.devices.emulator.cores import CORES, board_files
-from edgel0.devices.emulator.counting import CRASHES
+from edgel0.devices.emulator.counting import CRASHES, _entry
 from edgel0.devices.qemu import count
 from edgel0.errors import DeviceError, UsageError
 from edgel0.types import Artifact
@@ -105,8 +106,16 @@ def test_nothing_of_the_host_reaches_the_guest(fake, tmp_path, monkeypatch):
 def test_external_data_go_with_their_model(fake, tmp_path):
     (tmp_path / "weights.bin").write_bytes(b"123")
     (tmp_path / "other.bin").write_bytes(b"456")
-    count([model(tmp_path, location="weights.bin")])
+    (tmp_path / "m.onnx").write_bytes(b'{"": "location\x12\x0bweights.bin other.bin"}')
+    count([tmp_path / "m.onnx"])
     assert seen(fake)["job"] == ["data/weights.bin", "guest.py", "job.json", "model.onnx"]
+
+
+@pytest.mark.parametrize("name", ["w.bin", "ü" * 90 + ".data"])
+def test_external_data_are_found_as_onnx_names_them(name):
+    entry = onnx.StringStringEntryProto(key="location", value=name)
+    assert _entry(name) in entry.SerializeToString()
+    assert _entry(f"a{name}") not in entry.SerializeToString()
 
 
 def test_progress_grows_to_one(fake, tmp_path):

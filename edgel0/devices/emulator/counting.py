@@ -74,13 +74,20 @@ def _external(path: Path, content: bytes) -> dict[str, bytes]:
     if path.suffix.lower() != ".onnx":
         return {}
     try:
-        neighbours = (file for file in path.parent.iterdir() if file != path and file.name.encode() in content)
+        neighbours = (file for file in path.parent.iterdir() if _entry(file.name) in content)
         return {file.name: file.read_bytes() for file in neighbours if file.is_file()}
     except OSError as error:
         raise DeviceError(
             f"cannot read the neighbours of {path.as_posix()!r} ({error}), which may hold its external data; correct "
             "the folder's permissions or copy it."
         ) from error
+
+
+def _entry(name: str) -> bytes:
+    """Return how an ONNX file names a file of external data: the key ``location`` and a value, as Protocol Buffers."""
+    value = name.encode()
+    size = bytes([len(value)] if len(value) < 128 else [len(value) & 127 | 128, len(value) >> 7])
+    return b"location\x12" + size + value
 
 
 def _waited(call: Sequence[str], job: Job, said: Any, words: Any, look: Callable[[], None]) -> int:

@@ -72,18 +72,21 @@ def fetch_packages(built: Emulator, mirror: str) -> dict[str, Any]:
 
 def fetch_runtimes(built: Emulator, mirror: str) -> dict[str, Any]:
     """Fetch the runtimes' wheels, whose hashes are pinned."""
-    wheels = HERE / "wheels.txt"
+    wheels, target = HERE / "wheels.txt", built.tree / "opt/runtimes"
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(36, 16, -1)]
     _run(
         [
             *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile"),
             *("--no-deps", "--root-user-action=ignore", "--only-binary=:all:", "--require-hashes", "-r", str(wheels)),
             *("--python-version=3.11", "--implementation=cp", "--abi=cp311", "--abi=abi3", "--abi=none"),
-            *(*platforms, "--platform=any", "--target", str(built.tree / "opt/runtimes")),
+            *(*platforms, "--platform=any", "--target", str(target)),
         ],
         "fetching the runtimes",
         "see that pip reaches its package index",
     )
+    shutil.rmtree(target / "bin", ignore_errors=True)
+    for file in target.glob("*.dist-info/RECORD"):  # it and the scripts name this computer's Python
+        file.unlink()
     lines = [line.split() for line in wheels.read_text("utf-8").splitlines() if line and not line.startswith("#")]
     return {"wheels": dict(line[0].split("==") for line in lines)}
 
