@@ -30,6 +30,7 @@ def fake(tmp_path, programs, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     folder = place.folder_of()
     (folder / "tree/usr/bin").mkdir(parents=True)
+    (folder / "tree/usr/bin/python3.11").touch()
     made = {"packages": {"libc6": "2.36-9"}, "wheels": {"onnxruntime": "1.32.0", "numpy": "2"}, "python": "3.11.2"}
     (folder / "made.json").write_text(json.dumps(made))
     return folder

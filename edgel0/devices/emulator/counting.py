@@ -15,7 +15,7 @@ from typing import Any
 
 from edgel0.devices.emulator.guest import END, SETTLE
 from edgel0.devices.emulator.place import HERE, SETUP, Emulator
-from edgel0.devices.emulator.running import ENVIRONMENT, command, make_root
+from edgel0.devices.emulator.running import ENVIRONMENT, PYTHON, command, make_root
 from edgel0.errors import DeviceError
 
 POLL_SECS = 0.05
@@ -45,7 +45,9 @@ def run(
         marks, root = folder / "marks", folder / "root"
         call = command(place, job.core, root, ["/job/guest.py", "/job/job.json"], marks)
         with (folder / "said").open("w+b") as said, (folder / "words").open("w+b") as words:
-            code = _waited(call, job, said, words, lambda: tell(sum(mark[0] == END for mark in _read(marks)) / ends))
+            code = _waited(
+                call, place, job, said, words, lambda: tell(sum(mark[0] == END for mark in _read(marks)) / ends)
+            )
             said.seek(0)
             words.seek(0)
             heard, spoken = (file.read().decode("utf-8", errors="replace") for file in (said, words))
@@ -90,12 +92,15 @@ def _entry(name: str) -> bytes:
     return b"location\x12" + size + value
 
 
-def _waited(call: Sequence[str], job: Job, said: Any, words: Any, look: Callable[[], None]) -> int:
+def _waited(call: Sequence[str], place: Emulator, job: Job, said: Any, words: Any, look: Callable[[], None]) -> int:
     """Run a process to its end and return its exit code; it is killed when anything happens here."""
     try:
-        process = subprocess.Popen(call, cwd="/", env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=said, stderr=words)
+        with (place.tree / PYTHON).open("rb") as python:
+            process = subprocess.Popen(call, cwd="/", env=ENVIRONMENT, stdin=python, stdout=said, stderr=words)
     except OSError as error:
-        raise DeviceError(f"cannot start {call[0]!r} to count {job.path.name!r}: {error}.") from error
+        raise DeviceError(
+            f"cannot start {call[0]!r} to count {job.path.name!r}: {error}; build the emulator anew:  {SETUP} --again."
+        ) from error
     began = time.monotonic()
     try:
         while time.monotonic() - began < job.max_secs:

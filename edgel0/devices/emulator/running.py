@@ -25,6 +25,7 @@ ENVIRONMENT = {
     # Its telemetry, on by default since 1.29, starts a thread, draws random numbers and writes a data base in HOME.
     "ORT_DISABLE_TELEMETRY": "1",
 }
+STDIN = "/proc/self/fd/0"
 ADDRESSES, KERNEL = "64G", "6.1.0"
 
 
@@ -43,11 +44,13 @@ def make_root(root: Path, tree: Path, core: str, files: Mapping[str, bytes]) -> 
 def command(
     emulator: Emulator, core: str, root: Path, arguments: Sequence[str], marks: Path | None = None
 ) -> list[str]:
-    """Return what runs Python in the emulator; ``marks`` is the file that the counting plugin writes."""
+    """Return what runs Python in the emulator; ``marks`` is the file that the counting plugin writes.
+
+    Its stdin must be :data:`PYTHON` of the tree: the program's path lies on the guest's stack, and must be the same.
+    """
     plugin = ["-plugin", f"{_quoted(emulator.plugin)},out={_quoted(marks)}"] if marks else []
     fixed = ["-R", ADDRESSES, "-seed", "1", "-r", KERNEL, "-0", f"/{PYTHON}"]
-    program = str(emulator.tree / PYTHON)
-    return [emulator.qemu, "-cpu", core, *plugin, *fixed, "-L", str(root), program, "-B", "-S", "-s", *arguments]
+    return [emulator.qemu, "-cpu", core, *plugin, *fixed, "-L", str(root), STDIN, "-B", "-S", "-s", *arguments]
 
 
 def _quoted(path: Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgel0.devices.emulator.place import HERE, PACKAGES, SUITE, Emulator
-from edgel0.devices.emulator.running import ENVIRONMENT, command, make_root
+from edgel0.devices.emulator.running import ENVIRONMENT, PYTHON, command, make_root
 from edgel0.errors import DeviceError
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -28,7 +28,7 @@ def _run(arguments: Sequence[str], doing: str, advice: str, env: Mapping[str, st
     try:
         done = subprocess.run(
             arguments, capture_output=True, encoding="utf-8", errors="replace", env=env, timeout=STEP_SECS, check=False,
-            stdin=subprocess.DEVNULL, **where,
+            **{"stdin": subprocess.DEVNULL, **where},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"{doing} failed ({error}); {advice}. Nothing is left of the attempt.") from error
@@ -105,13 +105,15 @@ def compile_modules(built: Emulator, mirror: str) -> dict[str, Any]:
     root.mkdir()
     make_root(root, built.tree, "cortex-a72", {"compiling.py": (HERE / "compiling.py").read_bytes()})
     homes = {"PYTHONHOME": f"{tree}/usr", "PYTHONPATH": f"{tree}/opt/runtimes"}
-    said = _run(
-        command(built, "cortex-a72", root, ["/job/compiling.py", tree]),
-        "trying the runtimes in the emulator",
-        f"{built.qemu} (qemu {built.version}) may be at fault: try the package qemu-user of Debian 12",
-        env={**ENVIRONMENT, **homes},
-        cwd="/",
-    )
+    with (built.tree / PYTHON).open("rb") as python:
+        said = _run(
+            command(built, "cortex-a72", root, ["/job/compiling.py", tree]),
+            "trying the runtimes in the emulator",
+            f"{built.qemu} (qemu {built.version}) may be at fault: try the package qemu-user of Debian 12",
+            env={**ENVIRONMENT, **homes},
+            cwd="/",
+            stdin=python,
+        )
     shutil.rmtree(root)
     facts: dict[str, Any] = json.loads(said.splitlines()[-1])
     return facts
