@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types wheel readme screenshots lenet resnet8 step zoo soak clean
+.PHONY: demo test lint types wheel readme screenshots emulator lenet resnet8 step zoo soak clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgel0 run export/mnist-lenet5.toml
@@ -20,6 +20,12 @@ lint: $(VENV)/dev.stamp
 
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
+
+# Real runtimes on emulated cores; needs the Debian packages qemu-user and gcc.
+emulator: $(VENV)/dev.stamp
+	$(BIN)/edgel0 devices setup qemu
+	$(BIN)/python -m pytest -m emulator
+	$(BIN)/python -m benchmarks.instructions --again --store benchmarks/results/instructions.md
 
 # The base install must work where there is no torch, and keep a budget.
 wheel: $(VENV)/dev.stamp

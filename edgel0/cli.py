@@ -393,6 +393,72 @@ def baseline_update(
     typer.echo(f"{path} is written; commit it." if lines else f"{path} is as it was.")
 
 
+devices_app = typer.Typer(help="Boards and emulated cores to measure on.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(devices_app, name="devices")
+
+
+@devices_app.command()
+def setup(
+    what: Annotated[str, typer.Argument(metavar="qemu", help="What to set up: qemu, the emulated cores.")],
+    mirror: Annotated[str, typer.Option(help="Debian mirror to fetch from.")] = "http://deb.debian.org/debian",
+    again: Annotated[bool, typer.Option("--again", help="Build it anew though it is there.")] = False,
+) -> None:
+    """Build what counting instructions on emulated cores needs, in the user's cache; no root needed."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from edgel0.devices.emulator.building import setup as build
+    from edgel0.errors import nearest
+
+    if what != "qemu":
+        raise UsageError(f"{what!r} cannot be set up; known is: qemu{nearest(what, ['qemu'])}.")
+    console = _console()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+        made, new = build(
+            mirror=mirror, again=again, progress=lambda text, done: bar.update(task, description=text, completed=done)
+        )
+    console.print(f"{'built' if new else 'already there'}: {made.folder} (qemu {made.version})", soft_wrap=True)
+    wheels = ", ".join(f"{name} {version}" for name, version in made.made["wheels"].items())
+    console.print(f"It runs {wheels} on cortex-a53, cortex-a72 and cortex-a76.", soft_wrap=True)
+
+
+@app.command()
+def instructions(
+    files: Annotated[list[Path], typer.Argument(help="ONNX and TFLite files.")],
+    core: Annotated[
+        list[str] | None, typer.Option(help="cortex-a53, cortex-a72 (default) or cortex-a76; repeat for several.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Inferences that are counted, of which the least is told.")] = 4,
+    max_secs: Annotated[float, typer.Option(min=1, help="The longest that one file may take.")] = 900.0,
+    write: Annotated[bool, typer.Option("--record", help="Write the figures into FILE.json, for a check.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, raw samples included.")] = False,
+) -> None:
+    """Count instructions per inference on emulated cores: exact, but no time."""
+    import dataclasses
+
+    from edgel0.devices.qemu import count
+    from edgel0.devices.recording import record
+    from edgel0.report.text import counts_table
+
+    console, rows = _console(stderr=as_json), []
+    with console.status("counting") as status:
+        for name in core or ["cortex-a72"]:
+            rows += count(
+                files,
+                name,
+                repeats=repeats,
+                max_secs=max_secs,
+                progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+            )
+    for file in files if write else ():
+        record(file, [row for row in rows if row.artifact == file.as_posix()])
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "counts": [dataclasses.asdict(row) for row in rows]}))
+    else:
+        console.print(counts_table(rows))
+
+
 def main() -> None:
     """Run the command line; a known failure is one paragraph on stderr and its exit code."""
     try:

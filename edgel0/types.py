@@ -300,6 +300,27 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Count:
+    """What one inference of an artefact executes on an emulated core, one thread: the least of ``samples``.
+
+    ``instructions`` and ``accesses`` (reads and writes of memory) are without the cost of counting; ``samples`` are the
+    instructions of each measured inference, ``spread`` is their range over the least. ``system`` is what the runtime
+    ran on: the C library and Python of the root file system, and the emulator.
+    """
+
+    artifact: str
+    sha256: str
+    core: str
+    runtime: str
+    instructions: int
+    accesses: int
+    spread: float
+    samples: tuple[int, ...] = field(repr=False)
+    threads: int = 1
+    system: str = ""
+
+
+@dataclass(frozen=True)
 class Limit:
     """One promise about one artefact: a bound on ``metric`` of ``path`` (bytes, counts, ms, or a share of accuracy).
 

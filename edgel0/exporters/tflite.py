@@ -74,6 +74,10 @@ def _edited(content: bytes, edit_: Callable[[Any], None]) -> bytes:
     """Take a TFLite file apart, which takes a while for a large one, change it, and put it together again."""
     schema = load("ai_edge_litert.schema_py_generated", "tflite")
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # the quantizer lays larger ones behind the FlatBuffer, where Pack would lose them
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     edit_(model)
     builder = load("flatbuffers", "tflite").Builder(len(content))
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgel0.checks.verdict import label
+from edgel0.checks.wording import label
 from edgel0.quantities import METRICS
 from edgel0.report.bars import Limited, limits
 from edgel0.report.records import Run

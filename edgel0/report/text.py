@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgel0.quantities import format_bytes, format_count, format_ms, format_percent
-from edgel0.types import Measurement
+from edgel0.types import Count, Measurement
 
 SLOWER = 1.05  # times the float32 file's p50, measured in turns
 
@@ -132,6 +132,29 @@ def measurements(rows: Sequence[Measurement]) -> RenderableType:
 
 def _file(row: Measurement) -> str:
     return row.artifact.rpartition("/")[2]
+
+
+def counts_table(rows: Sequence[Count]) -> RenderableType:
+    """Return one row per file and core: what one inference executes, beside the first row on that core."""
+    table = _grid("file", "core", "instructions", "accesses", "of first", "spread")
+    first: dict[str, Count] = {}
+    for row in rows:
+        base = first.setdefault(row.core, row)
+        table.add_row(
+            Text(Path(row.artifact).name),
+            row.core,
+            format_count(row.instructions),
+            format_count(row.accesses),
+            "" if base is row else f"{row.instructions / max(base.instructions, 1):.3f}",
+            f"{row.spread:.3%}",
+        )
+    runtimes = ", ".join(sorted({row.runtime for row in rows}))
+    lines = [
+        f"per inference, in {runtimes}, one thread; {', '.join(sorted({row.system for row in rows}))}",
+        "Instructions are not milliseconds: caches, memory and clock are not emulated. They repeat exactly, whatever "
+        "else the computer does: compare files on one core, or hold a budget in CI.",
+    ]
+    return Group(table, Text(""), *map(Text, lines))
 
 
 WIDE = 14  # columns of a stage's bar

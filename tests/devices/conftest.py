@@ -1,5 +1,7 @@
 """Two real, tiny models (x @ w, 8 features), each built without the exporter that edgel0 uses."""
 
+import os
+import sys
 from pathlib import Path
 
 import flatbuffers
@@ -10,6 +12,7 @@ from ai_edge_litert import schema_py_generated as tflite
 from onnx import TensorProto, helper, numpy_helper
 
 FEATURES = 8
+FAKE_QEMU = Path(__file__).with_name("fake_qemu.py")
 
 
 def save_onnx(path: Path, features: int = FEATURES) -> Path:
@@ -63,3 +66,15 @@ def tflite_file(tmp_path_factory):
 def large_onnx_file(tmp_path_factory):
     """32 MiB of weights."""
     return save_onnx(tmp_path_factory.mktemp("models") / "large.onnx", 2896)
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A folder that is first on the PATH, with a qemu-aarch64 in it that emulates nothing."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    # -E: the emulated Python's home is not for this one
+    (folder / "qemu-aarch64").write_text(f'#!/bin/sh\nexec {sys.executable} -E {FAKE_QEMU} "$@"\n')
+    (folder / "qemu-aarch64").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder

@@ -79,6 +79,12 @@ def test_fewer_bits_are_fewer_bytes(swish, tmp_path, suffix):
     assert size["float16"] - size["weight_only_wi8_afp32"] > 0.1 * weights
 
 
+def test_weights_of_any_size_stay_in_a_tflite_file(tmp_path):
+    slim = slimmed(nn.Sequential(nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)).eval(), torch.randn(1, 800))
+    made = export(slim, tmp_path / "m.tflite", precision="static_wi8_ai8", calibrate=drawn(slim))
+    assert made.bytes > 400_000
+
+
 def test_static_tflite_stays_in_one_piece(swish, tmp_path):
     made = export(swish, tmp_path / "m.tflite", precision="static_wi8_ai8", calibrate=drawn(swish))
     told = made.provenance["tflite"]
