@@ -3,9 +3,8 @@
 ``python -m benchmarks.export`` slims the recipes' networks to half their multiply-accumulates (by magnitude; nothing is
 trained, for times do not depend on values) and writes each as float32 ONNX and TFLite: by edgel0, by plain
 ``torch.onnx.export``, by plain litert-torch, with inputs as they are and channels-last, and by onnx2tf where
-``--onnx2tf PYTHON`` names an environment that has it. It prints one JSON line per file and a table, which
-``--store FILE`` keeps. ``--conversion`` measures seconds and memory of converting resnet50 instead, each in a process of
-its own.
+``--onnx2tf PYTHON`` names an environment that has it. It prints one JSON line per file and a table; ``--store FILE``
+keeps that. ``--conversion`` measures seconds and memory of converting resnet50 instead, each in its own process.
 """
 
 from __future__ import annotations
