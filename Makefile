@@ -25,7 +25,6 @@ types: $(VENV)/dev.stamp
 emulator: $(VENV)/dev.stamp
 	$(BIN)/edgel0 devices setup qemu
 	$(BIN)/python -m pytest -m emulator
-	$(BIN)/python -m benchmarks.instructions --again --store benchmarks/results/instructions.md
 
 # The base install must work where there is no torch, and keep a budget.
 wheel: $(VENV)/dev.stamp
