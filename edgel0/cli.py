@@ -400,7 +400,7 @@ app.add_typer(devices_app, name="devices")
 @devices_app.command()
 def setup(
     what: Annotated[str, typer.Argument(metavar="qemu", help="What to set up: qemu, the emulated cores.")],
-    mirror: Annotated[str, typer.Option(help="Debian mirror to fetch from.")] = "http://deb.debian.org/debian",
+    mirror: Annotated[str, typer.Option(help="Debian mirror to fetch from; default: the one that apt uses here.")] = "",
     again: Annotated[bool, typer.Option("--again", help="Build it anew though it is there.")] = False,
 ) -> None:
     """Build what counting instructions on emulated cores needs, in the user's cache; no root needed."""

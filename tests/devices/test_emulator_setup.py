@@ -17,7 +17,8 @@ from edgel0.devices.emulator.place import PACKAGES, emulator
 from edgel0.errors import DeviceError
 
 PROGRAMS = {
-    "apt-get": 'case "$*" in *" update") [ -z "$FAKE_SLEEP" ] || sleep 60;;'
+    "apt-get": 'case "$*" in indextargets*) echo "Debian|Debian|http://mirror.test/debian/";;'
+    ' *" update") [ -z "$FAKE_SLEEP" ] || sleep 60;;'
     " *) for p in $PACKAGES; do : > ${p}_1.0_arm64.deb; done;; esac",
     "dpkg-deb": 'mkdir -p "$3/usr/bin" "$3/usr/share/doc"; : > "$3/usr/bin/python3.11"',
     "gcc": 'while [ "$1" != -o ]; do shift; done; echo plugin > "$2"',
@@ -90,7 +91,7 @@ def test_versions_and_sources_are_part_of_the_name(world, tmp_path, monkeypatch)
         (
             "apt-get",
             "echo E: no route to host >&2; exit 100",
-            "lists from http://deb.debian.org/debian failed: apt-get",
+            "asking apt for its mirrors failed: apt-get",
         ),
         ("dpkg-deb", "echo broken archive >&2; exit 2", "unpacking libc6_1.0_arm64.deb failed"),
         ("gcc", "echo fatal error: stdio.h >&2; exit 1", "compiling the counting plugin failed"),

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgel0.devices.emulator.place import Emulator, emulator, find_qemu, folder_of
-from edgel0.devices.emulator.steps import KEYRING, STEPS
+from edgel0.devices.emulator.steps import KEYRING, STEPS, own_mirror
 from edgel0.errors import DeviceError
 
-MIRROR = "http://deb.debian.org/debian"
 ROOM = 500 * 10**6  # bytes that building needs
 Say = Callable[[str, float], None]
 
@@ -24,14 +23,15 @@ Say = Callable[[str, float], None]
 def setup(
     cache: Path | str | None = None,
     *,
-    mirror: str = MIRROR,
+    mirror: str = "",
     again: bool = False,
     progress: Say | None = None,
 ) -> tuple[Emulator, bool]:
     """Build the emulator unless it is there, and say whether it was built now.
 
-    ``cache`` is the folder in which it lies (the user's by default), ``mirror`` a Debian mirror, ``again`` builds it
-    anew. ``progress`` hears what comes next and the share of steps done.
+    ``cache`` is the folder in which it lies (the user's by default), ``mirror`` a Debian mirror (by default
+    the one that apt uses here), ``again`` builds it anew. ``progress`` hears what comes next and the share of steps
+    done.
 
     Raises DeviceError when a program is missing, a download fails or the result does not run; nothing is left then.
     """
@@ -40,6 +40,7 @@ def setup(
     if not again and (folder / "made.json").is_file():
         return emulator(cache), False
     _need_programs()
+    mirror = mirror or own_mirror()
     with _beside(folder) as partial:
         built = Emulator(qemu, version, partial, {})
         for number, (what, step) in enumerate(STEPS.items()):

@@ -41,6 +41,22 @@ def _run(arguments: Sequence[str], doing: str, advice: str, env: Mapping[str, st
     return str(done.stdout)
 
 
+def own_mirror() -> str:
+    """Return the mirror from which apt gets this computer's own Debian packages.
+
+    Raises DeviceError where the computer is no Debian, or has no package lists.
+    """
+    asked = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"]
+    for line in _run(asked, "asking apt for its mirrors", NETWORK).splitlines():
+        origin, label, address = line.split("|", 2)
+        if origin == label == "Debian":
+            return address.rstrip("/")
+    raise DeviceError(
+        "apt names no Debian mirror here, from which the emulated system could be fetched; run apt-get update, or name "
+        "one with --mirror URL."
+    )
+
+
 def fetch_lists(built: Emulator, mirror: str) -> dict[str, Any]:
     """Fetch the index of Debian's packages for arm64 into folders of our own."""
     apt = built.folder / "apt"
