@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types wheel readme screenshots emulator lenet resnet8 step zoo soak clean
+.PHONY: demo test lint types wheel readme screenshots emulator instructions export lenet resnet8 step zoo soak clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgel0 run export/mnist-lenet5.toml
@@ -46,6 +46,16 @@ readme: $(VENV)/dev.stamp
 # The pictures of the README, from a stored run, by a headless Chromium; ARGS=--verify keeps none.
 screenshots: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.screenshots $(ARGS)
+
+# Instructions of dense and slim networks on three cores, counted in two emulators; some ten minutes.
+instructions: $(VENV)/dev.stamp
+	$(BIN)/edgel0 devices setup qemu
+	$(BIN)/python -m benchmarks.instructions --again --store benchmarks/results/instructions.md
+
+# Our files beside those of other converters; ONNX2TF=PYTHON of an environment that has it.
+export: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.export $(if $(ONNX2TF),--onnx2tf $(ONNX2TF)) --store benchmarks/results/export.md
+	$(BIN)/python -m benchmarks.export --conversion --store benchmarks/results/conversion.md
 
 # The paper's two networks on all of MNIST, three seeds: make lenet DATA=mnist.npz
 lenet: $(VENV)/dev.stamp
