@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edgel0.errors import UsageError
-from edgel0.files.graph import LARGEST, Graph, Operator, Tensor
+from edgel0.files.graph import LARGEST, Graph, Operator, Tensor, stored_bytes
 from edgel0.files.macs import HARMLESS, MACS, UNCOUNTED, ShapelessError
 
 
@@ -33,6 +33,7 @@ class Figures:
 
 def counted(graph: Graph) -> Graph:
     """Return the graph with each operator's MACs, parameters and weight bytes filled in."""
+    graph = dataclasses.replace(graph, tensors=_inferred(graph))
     owners = _owners(graph)
     dequantized = {each.outputs[0] for each in graph.operators if each.kind in DEQUANTIZERS and each.outputs}
     seen: set[str] = set()
@@ -75,6 +76,21 @@ def figures(graph: Graph) -> Figures:
             f"the figures of {str(graph.path)!r} are larger than any model's; export or download it again."
         )
     return found
+
+
+def _inferred(graph: Graph) -> dict[str, Tensor]:
+    """Add the tensors whose shape is that of what they are made from, where the file does not tell it."""
+    tensors = dict(graph.tensors)
+    for operator in graph.operators:
+        source = tensors.get(operator.inputs[0]) if operator.inputs else None
+        if operator.kind not in ALIKE or not operator.outputs or source is None or source.shape is None:
+            continue
+        name, place = operator.outputs[0], ALIKE[operator.kind]
+        if name not in tensors or tensors[name].shape is None:
+            model = tensors.get(operator.inputs[place]) if place < len(operator.inputs) else None
+            dtype = model.dtype if model else "uint8"
+            tensors[name] = Tensor(name, source.shape, dtype, stored_bytes(source.shape, dtype))
+    return tensors
 
 
 def _macs(graph: Graph, operator: Operator) -> tuple[int | None, str]:
@@ -169,6 +185,20 @@ def shares(graph: Graph) -> Iterator[tuple[Operator, float]]:
     for each in graph.operators:
         yield each, (each.macs or 0) / total if total else 0.0
 
+
+# Kind whose output has the shape of its first input -> the input that has the output's type.
+ALIKE = {
+    **dict.fromkeys(
+        """
+        Relu LeakyRelu Elu Selu Celu Gelu Sigmoid HardSigmoid HardSwish Tanh Softmax LogSoftmax Softplus Softsign Erf
+        Clip Identity Dropout BatchNormalization InstanceNormalization LayerNormalization GroupNormalization Abs Neg Exp
+        Log Sqrt Sin Cos Floor Ceil Round Reciprocal Mish ThresholdedRelu PRelu LRN Sign
+        """.split(),  # noqa: SIM905  a list of words reads best as words
+        0,
+    ),
+    "QuantizeLinear": 2,
+    "DequantizeLinear": 1,
+}
 
 TRANSPOSES = frozenset(("Transpose", "TRANSPOSE"))
 

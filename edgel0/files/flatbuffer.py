@@ -32,13 +32,13 @@ class Table:
     def table(self, slot: int) -> Table | None:
         """Return the table a field refers to, or None."""
         place = self._place(slot)
-        return Table(self.data, place + self._read("<I", place), self.budget) if place else None
+        return Table(self.data, self._followed(place), self.budget) if place else None
 
     def tables(self, slot: int) -> Iterator[Table]:
         """Yield the tables in a vector."""
         begin, count = self._vector(slot, 4)
         for place in range(begin, begin + 4 * count, 4):
-            yield Table(self.data, place + self._read("<I", place), self.budget)
+            yield Table(self.data, self._followed(place), self.budget)
 
     def numbers(self, slot: int) -> tuple[int, ...]:
         """Return a vector of 32-bit integers."""
@@ -68,12 +68,18 @@ class Table:
         offset = self._read("<H", self.fields + 4 + 2 * slot)
         return self.at + offset if offset else 0
 
+    def _followed(self, place: int) -> int:
+        offset = self._read("<I", place)
+        if not offset:
+            raise MalformedError("an offset in it points at itself")
+        return place + offset
+
     def _vector(self, slot: int, width: int) -> tuple[int, int]:
         """Return begin and length of a vector that lies within the file."""
         place = self._place(slot)
         if not place:
             return 0, 0
-        at = place + self._read("<I", place)
+        at = self._followed(place)
         count = self._read("<I", at)
         if at + 4 + count * width > len(self.data):
             raise MalformedError("it is cut off, or a list in it reaches beyond its end")
