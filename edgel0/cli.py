@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from edgel0 import __version__
-from edgel0.errors import EdgeL0Error, UsageError
+from edgel0.errors import EdgeL0Error, UsageError, printable
 
 app = typer.Typer(
     name="edgel0",
@@ -287,6 +287,37 @@ def report(
 
 
 @app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="An ONNX or TFLite file, of edgel0 or of anybody else.")],
+    sort: Annotated[str, typer.Option(help="order, share (of the MACs) or bytes (of weights).")] = "order",
+    all_layers: Annotated[bool, typer.Option("--all", help="Every layer, not the 20 largest.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one page that needs no network.")] = None,
+    model_explorer: Annotated[
+        Path | None, typer.Option(metavar="OUT.json", help="Write MACs per node for Google's Model Explorer.")
+    ] = None,
+) -> None:
+    """Show what is in a finished file: layers, sizes, MACs, and where it came from."""
+    from edgel0.errors import nearest
+    from edgel0.files.reading import read
+    from edgel0.files.storing import store
+    from edgel0.report.layers import ORDERS, described, layers, node_data
+    from edgel0.report.model_page import page
+
+    if sort not in ORDERS:
+        raise UsageError(f"--sort {sort!r} is not known; known are {', '.join(ORDERS)}{nearest(sort, ORDERS)}.")
+    told = described(read(file))
+    if html is not None:
+        store(html, page(told))
+    if model_explorer is not None:
+        store(model_explorer, json.dumps(node_data(told), indent=2) + "\n")
+    if as_json:
+        typer.echo(json.dumps(told, allow_nan=False))
+    else:
+        _console().print(layers(told, all_layers, sort))
+
+
+@app.command()
 def check(
     config: Annotated[
         Path | None, typer.Argument(help="TOML with [[budget]]; default edgel0.toml or pyproject.toml.")
@@ -464,7 +495,7 @@ def main() -> None:
     try:
         app(prog_name="edgel0")
     except EdgeL0Error as error:
-        _console(stderr=True).print(f"edgel0: {error}", style="red", soft_wrap=True)
+        _console(stderr=True).print(printable(f"edgel0: {error}", keep="\n"), style="red", soft_wrap=True)
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, SystemExit) as end:  # typer turns an interrupt within a verb into its exit code
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:

@@ -87,3 +87,10 @@ def need(module: str, extra: str) -> Any:
             f"{module!r} could not be imported ({error}); it comes with the extra {extra!r}: "
             f'run  pip install "edgel0[{extra}]"  and try again.'
         ) from error
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return text that cannot steer a terminal: control and format characters are escaped, but those to ``keep``."""
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )

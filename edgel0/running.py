@@ -156,7 +156,12 @@ def finish(
             else [_python(recipe, each) for each in recipe.export.interpreters],
             progress=hint,
             layout=recipe.export.layout if name.endswith(".tflite") else "nchw",
-            provenance={"data": data.digest, "recipe": recipe.name, "dense_cost": program.dense.as_dict()},
+            provenance={
+                "data": data.digest,
+                "recipe": recipe.name,
+                "dense_cost": program.dense.as_dict(),
+                **({"budget": trained.limits.spent(trained.masks)} if which == "slim" else {}),
+            },
         )
         artifacts[which if precision == "float32" else "quantized"].append(artifact)
         if artifact.parity is not None:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "edgel0"
 ORDER = """
     errors heap types quantities naming importing staging refusing explaining preserving capturing units rules moving
     mixing flow excluding tracing totals cost reaching floors closing limits noise concrete sharding gates attaching
-    budget masks ranking resizing slimming fitting shrinking scheduling callbacks exporters devices checks samples
+    budget masks ranking resizing slimming fitting shrinking scheduling callbacks files exporters devices checks samples
     checkpoints recipe inspecting distilling training results report running cli
 """.split()  # noqa: SIM905  a list of words reads best as words
 AGAINST = {("types", "ranking")}  # Masks.rank, a way to make masks, stands beside Masks.random and needs the stages
@@ -107,7 +107,7 @@ def modules_after(code):
 
 
 def test_what_a_board_or_a_check_needs_imports_no_torch():
-    light = [p for p in SOURCES if part(p) in ("devices", "checks", "types", "errors", "quantities")]
+    light = [p for p in SOURCES if part(p) in ("devices", "checks", "files", "types", "errors", "quantities")]
     names = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in light]
     assert {"edgel0.types", "edgel0.devices", "edgel0.checks"} <= set(names)
     loaded = modules_after("\n".join(f"import {name}" for name in names))

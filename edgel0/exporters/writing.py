@@ -31,10 +31,13 @@ from edgel0.exporters.runtimes import Runtime, arrays, open_onnx, open_pt2, open
 from edgel0.exporters.signature import example, example_like, leaves, signature
 from edgel0.exporters.tflite import write_tflite
 from edgel0.exporters.torch_file import write_pt2
+from edgel0.files.counting import figures
+from edgel0.files.reading import READERS, read
 from edgel0.types import Artifact, Slimmed, TensorInfo
 
 RANDOM_SAMPLES = 2
 LOOKED_INTO = 8  # samples that are searched for the layer in which a file first differs
+COUNTED = ("macs", "params", "weight_bytes", "activation_bytes", "operators", "transposes")
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def export(
     fewest, the most sensitive first, that keep ``max_drop`` on the samples of ``calibrate``. ``sensitivity`` has each
     layer's written into the file. ``dynamic_batch`` makes the first axis of an ONNX file's inputs and outputs one of
     any size; the other formats take one sample at a time. The runtimes of other Python ``interpreters`` must answer
-    alike. Beside the file stands ``<path>.json`` with its digest, inputs, outputs, cost, parity, provenance and the
-    versions used.
+    alike. Beside the file stands ``<path>.json`` with its digest, inputs, outputs, cost, parity, provenance, the
+    versions used and what is counted in the file itself.
 
     Raises :class:`~edgel0.errors.ParityError` when the file disagrees (it is kept as ``<path>.rejected``),
     :class:`~edgel0.errors.UsageError` when it cannot be converted, :class:`~edgel0.errors.DeviceError` when it cannot
@@ -108,7 +111,7 @@ def export(
         )
     observed = _samples(slim.program, calibrate) if asked.calibrated else []
     allowed = asked.tolerance if tolerance is None else tolerance
-    given = _plain({**slim.provenance, **(provenance or {})})
+    given = _plain({**_known(slim, row), **slim.provenance, **(provenance or {})})
 
     name = "the program in torch" if reference is None else getattr(reference, "__name__", type(reference).__name__)
     model = slim.program.module() if reference is None else reference
@@ -177,7 +180,7 @@ def export(
             provenance=carried,
         )
         with _beside(target.with_name(f"{target.name}.json")) as sidecar:
-            text = json.dumps(_sidecar(artifact, slim, layout, row.libraries), indent=2)
+            text = json.dumps(_sidecar(artifact, slim, layout, row.libraries, _counted(partial)), indent=2)
             sidecar.write_text(text + "\n", encoding="utf-8")
             partial.replace(target)
             sidecar.replace(f"{target}.json")
@@ -229,6 +232,28 @@ def _row(target: Path) -> Exporter:
             f"{nearest(target.suffix, EXPORTERS)}."
         )
     return EXPORTERS[target.suffix]
+
+
+def _known(slim: Slimmed, row: Exporter) -> dict[str, Any]:
+    """Return what a file that no torch will open should tell of itself: its figures and what wrote it."""
+    if row.format == "pt2":
+        return {}
+    return {"cost": slim.cost.as_dict(), "dense_cost": slim.dense.as_dict(), "versions": _versions(row.libraries)}
+
+
+def _versions(libraries: Sequence[str]) -> dict[str, str]:
+    return {name: version(name) for name in sorted(libraries)}
+
+
+def _counted(path: Path) -> dict[str, int | None] | None:
+    """Count the finished file itself: what its runtime will see, where :attr:`Slimmed.cost` is the program's."""
+    if path.suffix not in READERS:
+        return None
+    try:
+        found = figures(read(path))
+    except UsageError:  # it has just answered in its runtime: what our reader does not know is no fault of the file
+        return None
+    return {name: getattr(found, name) for name in COUNTED}
 
 
 def _samples(program: ExportedProgram, inputs: Sequence[tuple[Any, ...]] | None) -> list[tuple[Any, ...]]:
@@ -295,7 +320,9 @@ def _rejecting(partial: Path, target: Path, model: Callable[..., Any], where: Ca
         ) from error
 
 
-def _sidecar(artifact: Artifact, slim: Slimmed, layout: str, libraries: Sequence[str]) -> dict[str, Any]:
+def _sidecar(
+    artifact: Artifact, slim: Slimmed, layout: str, libraries: Sequence[str], counted: dict[str, int | None] | None
+) -> dict[str, Any]:
     return {
         "schema": 1,
         "file": artifact.path.name,
@@ -311,7 +338,8 @@ def _sidecar(artifact: Artifact, slim: Slimmed, layout: str, libraries: Sequence
         "parity": artifact.parity and dataclasses.asdict(artifact.parity),
         "elsewhere": [dataclasses.asdict(row) for row in artifact.elsewhere],
         "provenance": artifact.provenance,
-        "versions": {name: version(name) for name in sorted(libraries)},
+        "counted": counted,
+        "versions": _versions(libraries),
     }
 
 

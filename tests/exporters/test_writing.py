@@ -25,11 +25,14 @@ def line():
 
 def test_the_sidecar(artifacts, slims):
     artifact = artifacts["two", ".onnx"]
-    content = artifact.path.read_bytes()
+    content, onnx = artifact.path.read_bytes(), pytest.importorskip("onnx")
     text = artifact.path.with_name("two.onnx.json").read_text()
     told = json.loads(text)
-    keys = "schema file sha256 bytes format precision layout inputs outputs cost dense_cost parity provenance versions"
-    assert " ".join(told) == keys
+    keys = "schema file sha256 bytes format precision layout inputs outputs cost dense_cost parity provenance"
+    assert " ".join(told) == f"{keys} counted versions"
+    assert told["counted"]["operators"] == len(onnx.load(artifact.path).graph.node)
+    assert artifact.provenance["versions"] == told["versions"]
+    assert artifact.provenance["cost"] == told["cost"]
     assert told["schema"] == 1
     assert told["file"] == "two.onnx"
     assert told["sha256"] == artifact.sha256 == hashlib.sha256(content).hexdigest()
