@@ -194,7 +194,7 @@ def export(
                 keep_float=keep_float if keep_float in ("", "auto") else keep_float.split(","),
                 sensitivity=sensitivity,
                 dynamic_batch=dynamic_batch and file.suffix == ".onnx",
-                interpreters=(python or []) if file.suffix != ".pt2" else [],
+                interpreters=(python or []) if file.suffix in (".onnx", ".tflite") else [],
                 progress=status.update,
             )
         parity = artifact.parity

@@ -114,7 +114,7 @@ class Exports:
     runtimes the slim files must answer alike.
     """
 
-    formats: tuple[str, ...] = field(default=("onnx", "tflite"), metadata={"choices": ("onnx", "tflite", "pt2")})
+    formats: tuple[str, ...] = field(default=("onnx", "tflite"), metadata={"choices": ("onnx", "tflite", "pt2", "pte")})
     layout: str = field(default="nchw", metadata={"choices": ("nchw", "nhwc")})
     verify: int = _bounded(1000, 1)
     quantize: tuple[str, ...] = field(default=(), metadata={"choices": SMALLER})
@@ -130,7 +130,7 @@ class Exports:
 
     def quantized(self) -> list[tuple[str, str]]:
         """Return (name of the slim file, precision) of each file beside those in float32."""
-        kinds = [kind for kind in self.formats if kind != "pt2"]
+        kinds = [kind for kind in self.formats if kind in ("onnx", "tflite")]
         return [(f"slim.{precision}.{kind}", precision) for kind in kinds for precision in self.quantize]
 
 

@@ -41,6 +41,7 @@ NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime", "onnxsim"),
     "tflite": ("litert_torch", "ai_edge_litert"),
     "pt2": (),
+    "pte": ("executorch",),
 }
 
 
@@ -152,7 +153,7 @@ def finish(
             max_drop=recipe.export.max_accuracy_drop if recipe.export.max_accuracy_drop < 1 else None,
             keep_float=recipe.export.kept if PRECISIONS[precision].calibrated else (),
             interpreters=()
-            if name.endswith(".pt2")
+            if name.endswith((".pt2", ".pte"))
             else [_python(recipe, each) for each in recipe.export.interpreters],
             progress=hint,
             layout=recipe.export.layout if name.endswith(".tflite") else "nchw",

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-SIDE, TRAIN, TEST = 96, 5000, 1000
+SIDE, TRAIN, TEST = 96, 4000, 1000
 # Of each stage: kernel, stride, expansion, channels, blocks.
 STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4))
 STAGES += ((3, 1, 6, 320, 1),)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgel0.checks.counting import COUNTERS, Counts
+from edgel0.checks.counting import Counts, count
 from edgel0.checks.onnx_files import external_files
 from edgel0.checks.paths import printable
 from edgel0.checks.sidecar import (
@@ -27,6 +27,7 @@ from edgel0.checks.sidecar import (
     partitions_of,
     read_sidecar,
 )
+from edgel0.errors import EdgeL0Error
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 RESULT = "result.json"
@@ -88,15 +89,10 @@ class Subject:
     @cached_property
     def counts(self) -> Counts | str:
         """What the file's own graph tells, or why it does not."""
-        counter = COUNTERS.get(self.path.suffix.casefold())
-        if counter is None:
-            return f"nothing counts a file that ends in {self.path.suffix!r}"
         try:
-            return counter(self.path.read_bytes())
-        except OSError as error:
-            return f"file cannot be read ({error.strerror})"
-        except ValueError as error:
-            return f"file is not a readable model: {error}"
+            return count(self.path)
+        except EdgeL0Error as error:
+            return str(error)
 
     @cached_property
     def layers(self) -> dict[str, dict[str, int]]:
@@ -218,13 +214,13 @@ def _share(row: object, of: str) -> Figure:
 def _counted(metric: str) -> Callable[[Subject, Mapping[str, Any]], tuple[Figure, str]]:
     """Make the function of a figure that is counted in the file's own graph."""
 
-    def count(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
+    def told(subject: Subject, qualifiers: Mapping[str, Any]) -> tuple[Figure, str]:
         counts = subject.counts
         if isinstance(counts, Counts) and metric in counts.figures:
             return counts.figures[metric], ""
         return cost_of(subject.sidecar, metric), ""
 
-    return count
+    return told
 
 
 FIGURES: dict[str, Callable[[Subject, Mapping[str, Any]], tuple[Figure, str]]] = {

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from edgel0.errors import DeviceError, ParityError, UsageError, nearest
 from edgel0.exporters.differing import INSIDE, first_difference
 from edgel0.exporters.elsewhere import MODULES, answers_in
+from edgel0.exporters.executorch_file import open_pte, write_pte
 from edgel0.exporters.foreign import foreign, silently
 from edgel0.exporters.keeping import Judge
 from edgel0.exporters.onnx import write_onnx
@@ -103,7 +104,9 @@ def export(
     if keep_float == "auto" and max_drop is None:
         raise UsageError("keep_float='auto' needs to know how much may be lost; give max_drop, such as 0.01.")
     if interpreters and row.format not in MODULES:
-        raise UsageError(f"a {row.format} file runs in torch alone; leave other interpreters out.")
+        raise UsageError(
+            f"other interpreters have runtimes for .onnx and .tflite alone; leave them out for {target.name!r}."
+        )
     if asked.calibrated and not calibrate:
         raise UsageError(
             f"{precision} has integer activations, whose ranges come from data, and there is none to calibrate on; "
@@ -242,7 +245,11 @@ def _known(slim: Slimmed, row: Exporter) -> dict[str, Any]:
 
 
 def _versions(libraries: Sequence[str]) -> dict[str, str]:
-    return {name: version(name) for name in sorted(libraries)}
+    found = {}
+    for name in sorted(libraries):
+        with contextlib.suppress(PackageNotFoundError):  # the writer names the extra
+            found[name] = version(name)
+    return found
 
 
 def _counted(path: Path) -> dict[str, int | None] | None:
@@ -358,4 +365,5 @@ EXPORTERS = {
         ("torch", "litert-torch", "litert-converter", "ai-edge-litert", "ai-edge-quantizer"),
     ),
     ".pt2": Exporter("pt2", write_pt2, open_pt2, ("torch",)),
+    ".pte": Exporter("pte", write_pte, open_pte, ("torch", "executorch")),
 }
