@@ -72,7 +72,7 @@ def test_runner_works_alone_from_a_job_file(tmp_path, onnx_file):
     assert code == 0
     assert [event["event"] for event in events] == ["ready", "warm", "samples", "end"]
     assert ready["inputs"] == [{"name": "x", "shape": [1, 8], "dtype": "float32"}]
-    assert warm["runs"] == len(samples["samples_ms"]) == 7
+    assert warm["runs"] >= len(samples["samples_ms"]) == 7
     assert sum(samples["samples_ms"]) <= samples["wall_ms"]
     assert end["peak_rss_bytes"] > 10e6
 
