@@ -246,16 +246,19 @@ def profile(
     from edgel0.report.text import measurements
 
     console = _console(stderr=as_json)
+    limits: dict[str, Any] = {"threads": threads, "num_runs": num_runs, "min_secs": min_secs, "operators": operators}
     with console.status("measuring") as status:
-        rows = measure(
-            files,
-            threads=threads,
-            num_runs=num_runs,
-            min_secs=min_secs,
-            cores=_cores(cores),
-            operators=operators,
-            progress=lambda what, done: status.update(f"{what} {done:.0%}"),
-        )
+        if benchmark_model:
+            from edgel0.devices.benchmark_model import measure_by_binary
+
+            rows = measure_by_binary(files, benchmark_model, **limits)
+        else:
+            rows = measure(
+                files,
+                cores=_cores(cores),
+                progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+                **limits,
+            )
     if as_json:
         typer.echo(json.dumps({"schema": 1, "measurements": [dataclasses.asdict(row) for row in rows]}))
     else:

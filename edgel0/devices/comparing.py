@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -124,7 +125,7 @@ def pooled(rows: Sequence[Measurement]) -> Measurement:
         threads_observed=median(row.threads_observed for row in rows),
         peak_rss_bytes=max(peaks, default=None),
         warmup_runs=sum(row.warmup_runs for row in rows),
-        notes=tuple(dict.fromkeys(note for row in rows for note in row.notes)),
+        notes=tuple({re.split(r"\d", note)[0]: note for row in rows for note in row.notes}.values()),  # each kind once
         marks=tuple(dict.fromkeys(mark for row in rows for mark in row.marks)),
         rounds=tuple(rounds),
     )

@@ -117,21 +117,22 @@ def _notes(result: dict[str, Any]) -> list[str]:
 
 def measurements(rows: Sequence[Measurement], operators: int = 10) -> RenderableType:
     """Return the tables of what was measured: times, memory, and the ``operators`` that take most time, if asked."""
-    times = _grid("file", "p10", "p50", "p90", "p99", "95 % of p50", "load", "marks")
-    memory = _grid("file", "file bytes", "weights", "activations", "peak RSS", "before load")
+    times = _grid("file", "p10", "p50", "± 95 %", "p90", "p99", "marks")
+    memory = _grid("file", "load", "file bytes", "weights", "activations", "peak RSS")
     for row in rows:
         times.add_row(
             Text(_file(row)),
-            *(format_ms(value) for value in (row.p10_ms, row.p50_ms, row.p90_ms, row.p99_ms)),
-            f"{_spread(row):+.1%}" if row.interval_ms else UNKNOWN,
-            format_ms(row.load_ms),
+            *(_time(value) for value in (row.p10_ms, row.p50_ms)),
+            f"{_spread(row):.1%}" if row.interval_ms else UNKNOWN,
+            *(_time(value) for value in (row.p90_ms, row.p99_ms)),
             "\n".join(row.marks),
         )
         memory.add_row(
             Text(_file(row)),
+            format_ms(row.load_ms),
             _kib(row.file_bytes),
             *("unknown" if size is None else _kib(size) for size in (row.weight_bytes, row.activation_bytes)),
-            *(UNKNOWN if size is None else _mib(size) for size in (row.peak_rss_bytes, row.base_rss_bytes)),
+            UNKNOWN if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:,.0f} MiB",
         )
     first = rows[0]
     lines = [Text(f"{first.board}; {', '.join(sorted({r.runtime for r in rows}))}; {first.threads} thread(s)")]
@@ -175,8 +176,8 @@ def _verdict(found: Comparison) -> str:
     return f"{b} is {found.difference} than {a}, by a factor of {factor:.2f}"
 
 
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB"
+def _time(ms: float) -> str:
+    return format_ms(ms) if ms else UNKNOWN
 
 
 def _file(row: Measurement) -> str:
