@@ -93,11 +93,13 @@ def _line_of_timings(lines: Sequence[str]) -> dict[str, float]:
 
 
 def _block(lines: Sequence[str]) -> dict[str, float]:
-    """Read the newer format."""
+    """Read the newer format; without the rule below it, the end is missing."""
     found: dict[str, float] = {}
+    closed = False
     for line in lines:
         row = BLOCK.match(line)
         if not row:
+            closed |= "avg" in found and line.strip().endswith("====")
             continue
         title, statistic, value, runs = row.groups()
         name = TITLES.get(title) or (statistic if title.startswith("Inference") else "")
@@ -105,7 +107,7 @@ def _block(lines: Sequence[str]) -> dict[str, float]:
             found[name] = float(value)
         if title == "Inference (avg)" and runs:
             found["runs"] = float(runs)
-    return found
+    return found if closed else {}
 
 
 def operator_times(lines: Iterable[str]) -> tuple[OperatorTime, ...]:

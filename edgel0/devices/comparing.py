@@ -96,7 +96,8 @@ def pair_ratios(a: Measurement, b: Measurement) -> list[float]:
 def interval(ratios: Sequence[Sequence[float]], share: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Return the bootstrap interval of the median ratio: starts are drawn, then pairs within each.
 
-    Drawn as logarithms, so that A over B gives the same answer as B over A.
+    Drawn as logarithms, so that A over B gives the same answer as B over A. Of so few starts a bootstrap says too
+    little, so the interval also holds the median of each.
     """
     rng = random.Random(seed)
     logs = [[math.log(ratio) for ratio in each] for each in ratios]
@@ -104,8 +105,9 @@ def interval(ratios: Sequence[Sequence[float]], share: float = 0.95, seed: int =
     for _ in range(DRAWS):
         drawn = rng.choices(logs, k=len(logs))
         middles.append(median(value for each in drawn for value in rng.choices(each, k=len(each))))
-    tail = (1 - share) / 2 * 100
-    return math.exp(percentile(middles, tail)), math.exp(percentile(middles, 100 - tail))
+    tail, own = (1 - share) / 2 * 100, [median(each) for each in logs]
+    low, high = min(percentile(middles, tail), *own), max(percentile(middles, 100 - tail), *own)
+    return math.exp(low), math.exp(high)
 
 
 def pooled(rows: Sequence[Measurement]) -> Measurement:

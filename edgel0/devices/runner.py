@@ -205,7 +205,7 @@ def rss(root: str = "/") -> int | None:
 def kib(text: str | None) -> int | None:
     """Read ``"123 kB"`` of /proc as bytes."""
     number = (text or "").split(" ")[0]
-    return int(number) * 1024 if number.isdigit() else None
+    return int(number) * 1024 if number.isdecimal() else None
 
 
 def read(root: str, path: str) -> str | None:
@@ -271,7 +271,7 @@ def describe(root: str = "/") -> dict[str, Any]:
 def number(root: str, path: str) -> int | None:
     """Return a file's whole number, None when it is absent or holds something else."""
     text = read(root, path) or ""
-    return int(text) if text.lstrip("-").isdigit() else None
+    return int(text) if text.removeprefix("-").isdecimal() else None
 
 
 def folders(root: str, pattern: str) -> list[str]:
@@ -286,9 +286,9 @@ def clocks(root: str = "/") -> dict[str, Any] | None:
         rows = [line.split() for line in (read(root, f"{folder}/stats/time_in_state") or "").splitlines()]
         found[Path(folder).name] = {
             "governor": read(root, f"{folder}/scaling_governor"),
-            "cpus": [int(cpu) for cpu in (read(root, f"{folder}/related_cpus") or "").split() if cpu.isdigit()],
+            "cpus": [int(cpu) for cpu in (read(root, f"{folder}/related_cpus") or "").split() if cpu.isdecimal()],
             **{key: number(root, f"{folder}/scaling_{key}_freq") for key in ("cur", "min", "max")},
-            "ticks": {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()} or None,
+            "ticks": {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()} or None,
         }
     return found or None
 
@@ -333,7 +333,7 @@ def throttled(root: str = "/") -> int | None:
 def occupied(root: str = "/") -> dict[str, int] | None:
     """Return the ticks since boot that all processors had, and those in which they worked (stolen ones included)."""
     words = (read(root, "proc/stat") or "").partition("\n")[0].split()
-    if len(words) < 9 or words[0] != "cpu" or not all(word.isdigit() for word in words[1:9]):
+    if len(words) < 9 or words[0] != "cpu" or not all(word.isdecimal() for word in words[1:9]):
         return None
     ticks = [int(word) for word in words[1:9]]
     return {"all": sum(ticks), "busy": sum(ticks) - ticks[3] - ticks[4]}  # without idle and waiting for a disk
@@ -349,12 +349,13 @@ def switches(root: str = "/") -> list[int] | None:
     """Return how often this process gave its processor up, and how often it was taken away."""
     status = fields(root, "proc/self/status")
     found = [status.get(f"{kind}_ctxt_switches", "") for kind in ("voluntary", "nonvoluntary")]
-    return [int(text) for text in found] if all(text.isdigit() for text in found) else None
+    return [int(text) for text in found] if all(text.isdecimal() for text in found) else None
 
 
 def snapshot(root: str = "/") -> dict[str, Any]:
     """Return what may change while one measures; what cannot be read is None."""
     load = (read(root, "proc/loadavg") or "").split()[:3]
+    known = len(load) == 3 and all(text.replace(".", "", 1).isdecimal() for text in load)
     return {
         "clocks": clocks(root),
         "heat": heat(root),
@@ -363,7 +364,7 @@ def snapshot(root: str = "/") -> dict[str, Any]:
         "ticks": occupied(root),
         "ticks_per_second": os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100,
         "own_cpu_ms": time.process_time() * 1e3,
-        "load": [float(text) for text in load] or None,
+        "load": [float(text) for text in load] if known else None,
         "pressure": pressure(root),
         "switches": switches(root),
         "rss_bytes": rss(root),
