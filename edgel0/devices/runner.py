@@ -41,7 +41,7 @@ X86_FEATURES = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
 ARM_FEATURES = ("neon", "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
 STABLE, WARM_BATCHES = 0.98, 10  # a batch this much of the one before has stopped falling; the most batches
 SETTLE_SECS = 0.05  # of work before a round on a board that changes its clock, so that it has risen by then
-PROFILED_RUNS = 20
+PROFILED_RUNS, PROFILED_SECS = 20, 10  # at most
 Opened = tuple[Callable[[], object], float, dict[str, Any]]  # one inference, load_ms, the inputs it is given
 
 
@@ -397,7 +397,7 @@ def operators(job: dict[str, Any], runtime: str, feeds: dict[str, Any], runs: in
     if runtime.split()[0] != "onnxruntime":
         reason = "LiteRT's Python interpreter has no profile of operators; benchmark_model --enable_op_profiling has"
         return {"operators": [], "reason": reason}
-    return {"operators": profile_onnx(job, feeds, min(runs, PROFILED_RUNS)), "reason": ""}
+    return {"operators": profile_onnx(job, feeds, runs), "reason": ""}
 
 
 def serve(job: dict[str, Any], say: Callable[..., None]) -> None:
@@ -420,7 +420,8 @@ def serve(job: dict[str, Any], say: Callable[..., None]) -> None:
             say("warm", runs=runs, stable=stable)
         elif command["do"] == "operators":
             peak = peak_rss(root)  # before a second session takes its memory
-            say("operators", **operators(job, runtime, feeds, command["runs"]))
+            runs = min(command["runs"], PROFILED_RUNS, 1 + int(PROFILED_SECS * 1e3 / first_ms))
+            say("operators", **operators(job, runtime, feeds, runs))
         else:
             say("samples", **measured(infer, command, root))
     return None

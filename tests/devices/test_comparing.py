@@ -79,11 +79,10 @@ def test_the_conversation_alternates_who_is_loaded_first(files):
     assert [note.split()[0] for note in found.b.notes] == ["disturbed"]
 
 
-def test_real_files_of_two_formats(onnx_file, tflite_file, large_onnx_file):
-    found = compare(onnx_file, tflite_file, min_secs=0.1)
+def test_real_files_of_two_formats(large_onnx_file, tflite_file):
+    found = compare(large_onnx_file, tflite_file, min_secs=0.0)
+    assert (found.difference, found.ratio < 0.5) == ("faster", True)  # a 130,000th of the work
     assert found.interval[0] <= found.ratio <= found.interval[1]
     assert found.a.runtime.startswith("onnxruntime") and found.b.runtime.startswith("ai-edge-litert")
-    assert len(found.a.samples_ms) >= 50
-    large = compare(onnx_file, large_onnx_file, min_secs=0.05)
-    assert (large.difference, large.ratio > 2) == ("slower", True)  # 130,000 times the work
-    json.dumps(large.ratios, allow_nan=False)
+    assert min(len(found.a.samples_ms), len(found.b.samples_ms)) >= 21  # a quiet round of each start, at least
+    json.dumps(found.ratios, allow_nan=False)
