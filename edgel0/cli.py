@@ -236,6 +236,13 @@ def profile(
     threads: Annotated[int, typer.Option(min=1)] = 1,
     num_runs: Annotated[int, typer.Option(min=1, help="At least so many runs of each.")] = 50,
     min_secs: Annotated[float, typer.Option(min=0, help="At least so many seconds of each.")] = 1.0,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="The time of each operator, in a pass of its own.")
+    ] = False,
+    cores: Annotated[str, typer.Option(help="Processors to stay on, as in 0,1; default any.")] = "",
+    benchmark_model: Annotated[
+        Path | None, typer.Option(help="LiteRT's benchmark_model, which measures .tflite files instead of Python.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, raw samples included.")] = False,
 ) -> None:
     """Measure files on this computer, interleaved."""
@@ -245,18 +252,64 @@ def profile(
     from edgel0.report.text import measurements
 
     console = _console(stderr=as_json)
+    limits: dict[str, Any] = {"threads": threads, "num_runs": num_runs, "min_secs": min_secs, "operators": operators}
     with console.status("measuring") as status:
-        rows = measure(
-            files,
-            threads=threads,
-            num_runs=num_runs,
-            min_secs=min_secs,
-            progress=lambda what, done: status.update(f"{what} {done:.0%}"),
-        )
+        if benchmark_model:
+            from edgel0.devices.benchmark_model import measure_by_binary
+
+            rows = measure_by_binary(files, benchmark_model, **limits)
+        else:
+            rows = measure(
+                files,
+                cores=_cores(cores),
+                progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+                **limits,
+            )
     if as_json:
         typer.echo(json.dumps({"schema": 1, "measurements": [dataclasses.asdict(row) for row in rows]}))
     else:
         console.print(measurements(rows))
+
+
+def _cores(text: str) -> tuple[int, ...]:
+    """Read the numbers of processors."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--cores {text!r} are no numbers of processors; write them as in 0,1.")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="An ONNX or TFLite file.")],
+    b: Annotated[Path, typer.Argument(help="Another; its format may differ.")],
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    num_runs: Annotated[int, typer.Option(min=1, help="At least so many runs of each, in each of three starts.")] = 50,
+    min_secs: Annotated[float, typer.Option(min=0, help="At least so many seconds of each, in each start.")] = 1.0,
+    cores: Annotated[str, typer.Option(help="Processors to stay on, as in 0,1; default any.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, raw samples included.")] = False,
+) -> None:
+    """Measure two files in turns and tell which is faster, if any is."""
+    import dataclasses
+
+    from edgel0.devices.comparing import compare as compared
+    from edgel0.report.text import comparison
+
+    console = _console(stderr=as_json)
+    with console.status("measuring") as status:
+        found = compared(
+            a,
+            b,
+            threads=threads,
+            num_runs=num_runs,
+            min_secs=min_secs,
+            cores=_cores(cores),
+            progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+        )
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, **dataclasses.asdict(found)}))
+    else:
+        console.print(comparison(found))
 
 
 @app.command()

@@ -278,8 +278,44 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Round:
+    """One of the rounds in which a file's samples were taken, with the board before and after it.
+
+    ``disturbed`` is the reason by mark, empty for a quiet round. A round that was set aside keeps its own
+    ``samples_ms``; those of a ``kept`` one are among the measurement's.
+    """
+
+    turn: int
+    runs: int
+    p50_ms: float
+    cpu_ms: float
+    wall_ms: float
+    kept: bool = True
+    disturbed: dict[str, str] = field(default_factory=dict)
+    samples_ms: tuple[float, ...] = field(default=(), repr=False)
+    before: dict[str, Any] = field(default_factory=dict, repr=False)
+    after: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """The median time of one operator in the runtime's own profile, which disturbs what it measures."""
+
+    name: str
+    kind: str
+    ms: float
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """Timings of one artefact in one runtime on one board; ``samples_ms`` are raw, in the order they were taken."""
+    """Timings of one artefact in one runtime on one board; ``samples_ms`` are raw, in the order they were taken.
+
+    ``interval_ms`` holds the median with 95 % confidence. ``marks`` say what disturbed the figures ("throttled",
+    "frequency", "hot", "busy"); where it is empty, no sample was taken while anything did. Memory is four figures:
+    ``file_bytes`` (external data included), ``weight_bytes``, ``activation_bytes`` (planned, the peak of live
+    activations; both None where unknown) and ``peak_rss_bytes`` of a fresh process from loading on, which held
+    ``base_rss_bytes`` (Python and the runtime) before it loaded the model.
+    """
 
     artifact: str
     sha256: str
@@ -297,6 +333,35 @@ class Measurement:
     file_bytes: int = 0
     peak_rss_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    p99_ms: float = 0.0
+    mean_ms: float = 0.0
+    interval_ms: tuple[float, float] | None = None
+    marks: tuple[str, ...] = ()
+    weight_bytes: int | None = None
+    activation_bytes: int | None = None
+    base_rss_bytes: int | None = None
+    cores: tuple[int, ...] = ()
+    operators: tuple[OperatorTime, ...] = field(default=(), repr=False)
+    rounds: tuple[Round, ...] = field(default=(), repr=False)
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two artefacts measured in turns: ``ratio`` is B's time over A's, with 95 % confidence within ``interval``.
+
+    ``difference`` is "none" when the interval holds 1 or the ratio is within ``threshold`` of it, else what B is
+    beside A: "faster" or "slower". ``ratios`` are those of the single pairs of rounds, one tuple per fresh start.
+    """
+
+    a: Measurement
+    b: Measurement
+    ratio: float
+    interval: tuple[float, float]
+    pairs: int
+    threshold: float
+    difference: str
+    ratios: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,44 @@ def test_profile_of_what_cannot_be_measured(made, tmp_path):
         assert (code, out) == (2, "")
 
 
+def test_profile_of_operators_and_by_a_binary(made, tmp_path):
+    fast = ("--num-runs", "5", "--min-secs", "0")
+    code, out, error = edgel0("profile", made / "slim.onnx", *fast, "--operators", "--cores", "0")
+    assert (code, error) == (0, "")
+    assert "operator of slim.onnx" in out and max(map(len, out.splitlines())) <= 80
+    code, out, error = edgel0("profile", made / "slim.onnx", "--benchmark-model", tmp_path / "absent")
+    paragraph(error, "benchmark_model measures .tflite files")
+    assert (code, out) == (2, "")
+    code, out, error = edgel0("profile", made / "slim.onnx", "--cores", "first")
+    paragraph(error, "--cores 'first'")
+    assert code == 2
+
+
+def test_compare_tells_the_ratio_and_its_interval(made):
+    fast = ("--num-runs", "8", "--min-secs", "0")
+    code, out, error = edgel0("compare", made / "slim.onnx", made / "slim.onnx", *fast, "--json")
+    found = json.loads(out)
+    assert (code, error, found["schema"]) == (0, "", 1)
+    assert found["interval"][0] <= found["ratio"] <= found["interval"][1]
+    assert found["difference"] in ("none", "faster", "slower")
+    code, out, error = edgel0("compare", made / "slim.onnx", made / "absent.onnx")
+    paragraph(error, "absent.onnx")
+    assert (code, out) == (2, "")
+
+
+def test_profile_imports_no_torch_and_no_runtime(made):
+    """What it adds to a measurement is what it imports: the runtime stays in its runner."""
+    code = (
+        "import sys; from edgel0.cli import app\n"
+        "try: app(['profile', sys.argv[1], '--num-runs', '5', '--min-secs', '0', '--operators', '--json'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'ai_edge_litert', 'litert_torch', 'matplotlib', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, made / "slim.onnx"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 # check
 
 

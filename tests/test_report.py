@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from edgel0.report.progress import Watch, words
-from edgel0.report.text import inspection, measurements, summary
+from edgel0.report.text import comparison, inspection, measurements, summary
 from edgel0.training import Tick
-from edgel0.types import Measurement
+from edgel0.types import Comparison, Measurement, OperatorTime
 
 LONG = "keyword-spotting-on-the-kitchen-device-with-four-microphones-and-a-very-long-name [red]"
 
@@ -123,6 +123,35 @@ def test_measurements_fit_80_columns():
     for number in ("1,020 ms", "12,600 ms", "1,230 ms", "1,500 MiB", "120,563.3 KiB", "–"):
         assert number in text
     assert "drifted" in text and "Some CPU; onnxruntime 1.32; 1 thread(s)" in text
+
+
+def test_measurements_name_their_marks_their_memory_and_the_slowest_operators():
+    times = tuple(OperatorTime(f"node_{i}{LONG}", "Conv", float(i)) for i in range(1, 13))
+    row = dataclasses.replace(
+        ROW, marks=("busy", "throttled"), interval_ms=(1600.0, 1653.93), weight_bytes=2048, operators=times
+    )
+    text = rendered(measurements([row]))
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ("busy", "throttled", "2.0%", "2.0 KiB", "unknown", "weights", "activations", "peak RSS"):
+        assert part in text
+    assert "2 more" in text and "3.8 %" in text and "15.4 %" in text  # 1 + 2 and 12 of 78 ms
+
+
+@pytest.mark.parametrize(
+    ("difference", "ratio", "said"),
+    [
+        ("none", 1.01, "no difference between a.onnx (A) and b.tflite (B) beyond 3%"),
+        ("faster", 0.5, "b.tflite (B) is faster than a.onnx (A), by a factor of 2.00"),
+        ("slower", 3.0, "b.tflite (B) is slower than a.onnx (A), by a factor of 3.00"),
+    ],
+)
+def test_a_comparison_says_in_a_sentence_which_is_faster(difference, ratio, said):
+    a, b = (dataclasses.replace(ROW, artifact=name) for name in ("a.onnx", "b.tflite"))
+    text = rendered(comparison(Comparison(a, b, ratio, (ratio - 0.1, ratio + 0.1), 24, 0.03, difference)))
+    assert max(map(len, text.splitlines())) <= 80
+    flat = " ".join(text.split())
+    assert said in flat
+    assert f"B takes {ratio:.3f} of its time (95 %: {ratio - 0.1:.3f} to {ratio + 0.1:.3f}, 24 pairs of rounds)" in flat
 
 
 def test_an_inspection_fits_80_columns():

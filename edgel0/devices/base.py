@@ -20,18 +20,23 @@ from typing import IO, Any
 
 from edgel0.errors import DeviceError, ExtraError
 
-DOING = {"ready": "loading", "warm": "warming up", "samples": "running", "end": "closing"}
+DOING = {"ready": "loading", "warm": "warming up", "samples": "running", "operators": "profiling", "end": "closing"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a runner is started with; ``extra`` is the extra of edgel0 that brings the runtimes (import names)."""
+    """What a runner is started with; ``extra`` is the extra of edgel0 that brings the runtimes (import names).
+
+    ``cores`` are the processors that it may use, () for any; ``root`` is where it reads what the board is.
+    """
 
     model: str
     runtimes: tuple[str, ...]
     extra: str
     threads: int
     seed: int = 0
+    cores: tuple[int, ...] = ()
+    root: str = "/"
 
 
 class Session:

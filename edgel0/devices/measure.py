@@ -6,20 +6,20 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from edgel0.devices import local
+from edgel0.devices.answers import Part, Subject, row
 from edgel0.devices.base import Job, Session
-from edgel0.devices.stats import drift, percentile
+from edgel0.devices.sizes import file_bytes
 from edgel0.errors import DeviceError, UsageError, nearest
 from edgel0.types import Artifact, Measurement
 
 WARMUP = {"runs": 5, "seconds": 0.5}
 GRACE_SECS = 60.0  # beyond max_secs: a runner that says nothing for longer hangs
-DRIFT, THREADS_OFF = 0.10, 0.25  # what deserves a note
+PROFILED_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,22 @@ def measure(
     min_secs: float = 1.0,
     max_secs: float = 150.0,
     rounds: int = 5,
+    cores: Sequence[int] = (),
+    operators: bool = False,
+    together: bool = False,
     progress: Callable[[str, float], None] | None = None,
     start: Callable[[Job, float], Session] = local.start,
 ) -> list[Measurement]:
     """Measure files in turns and return one row per file, in the order given.
 
-    Each file gets its own runner process. All are loaded and warmed up (at least 5 runs and 0.5 s), then come
-    ``rounds`` of batches whose order turns round every time (A B, B A, ...). A file is done after ``num_runs``
-    inferences *and* ``min_secs`` seconds of them, or at ``max_secs``; its warm-up has the same upper limit. Only one
-    runner computes at any moment. ``progress`` hears what comes next and the share of steps done; ``start`` is the
-    transport.
+    Each file gets its own runner process. All are loaded and warmed up (at least 5 runs and 0.5 s, until inferences
+    stop getting faster), then come ``rounds`` of batches whose order turns round every time (A B, B A, ...). A file is
+    done after ``num_runs`` inferences *and* ``min_secs`` seconds of them, or at ``max_secs``; its warm-up has the same
+    upper limit. Only one runner computes at any moment. A round in which the board throttled, changed its clock,
+    passed a trip point or was busy is set aside and repeated, at most ``rounds`` times for a file; ``together`` repeats
+    it for all files, so that each has the same turns. ``cores`` are the processors to stay on, () for any;
+    ``operators`` asks for the time of each operator in a pass of its own. ``progress`` hears what comes next and the
+    share of steps done; ``start`` is the transport.
 
     ``load_ms`` excludes importing the runtime, ``first_ms`` is the inference before the warm-up, ``peak_rss_bytes``
     is the whole runner (Python and the runtime included), ``threads_observed`` is CPU time over wall time. What
@@ -56,12 +62,12 @@ def measure(
     Raises UsageError (arguments, a missing file, an unknown kind), ExtraError (no runtime) and DeviceError.
     """
     _check(threads, num_runs, min_secs, max_secs, rounds)
-    subjects = [_subject(artifact, threads) for artifact in artifacts]
+    subjects = [_subject(artifact, threads, cores) for artifact in artifacts]
     steps, done = len(subjects) * (rounds + 2), count()
 
     def tell(what: str, subject: Subject) -> None:
         if progress:
-            progress(f"{what} {subject.path.name}", next(done) / steps)
+            progress(f"{what} {subject.path.name}", min(1.0, next(done) / steps))
 
     share = {"runs": math.ceil(num_runs / rounds), "seconds": min_secs / rounds, "limit": max_secs / rounds}
     with ExitStack() as stack:
@@ -73,37 +79,26 @@ def measure(
         for part in parts:
             tell("warm up", part.subject)
             part.warm = part.session.ask("warm", "warmup", **WARMUP, limit=max_secs)
-        for turn in range(rounds):
-            for part in parts[:: -1 if turn % 2 else 1]:
-                tell("run", part.subject)
-                part.batches.append(part.session.ask("samples", "run", **share))
+        for turn in range(2 * rounds):
+            waiting = parts if turn < rounds else _unquiet(parts, rounds, max_secs, together)
+            for part in waiting[:: -1 if turn % 2 else 1]:
+                tell("run" if turn < rounds else "repeat", part.subject)
+                part.run(turn, share)
         for part in parts:
+            if operators:
+                tell("profile", part.subject)
+                part.profile = part.session.ask("operators", "operators", runs=PROFILED_RUNS)
             part.end = part.session.ask("end", "end")
     if progress and parts:
         progress("measured", 1.0)
-    return [_row(part, num_runs) for part in parts]
+    return [row(part, num_runs, rounds) for part in parts]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A file as it was when its measurement began."""
-
-    path: Path
-    bytes: int
-    sha256: str
-    job: Job
-
-
-@dataclass
-class Part:
-    """One file's share of the conversation: its runner and what that answered so far."""
-
-    subject: Subject
-    session: Session
-    ready: dict[str, Any]
-    warm: dict[str, Any] = field(default_factory=dict)
-    batches: list[dict[str, Any]] = field(default_factory=list)
-    end: dict[str, Any] = field(default_factory=dict)
+def _unquiet(parts: list[Part], rounds: int, max_secs: float, together: bool) -> list[Part]:
+    """Return the parts that lack quiet rounds and have time for another."""
+    timely = [part for part in parts if part.wall_secs + part.batches[-1]["wall_ms"] / 1e3 <= max_secs]
+    found = [part for part in timely if len(part.quiet) < rounds]
+    return parts if together and found and len(timely) == len(parts) else [] if together else found
 
 
 def _check(threads: int, num_runs: int, min_secs: float, max_secs: float, rounds: int) -> None:
@@ -118,7 +113,7 @@ def _check(threads: int, num_runs: int, min_secs: float, max_secs: float, rounds
         )
 
 
-def _subject(artifact: Artifact | Path | str, threads: int) -> Subject:
+def _subject(artifact: Artifact | Path | str, threads: int, cores: Sequence[int]) -> Subject:
     """Read the file and choose its runtimes by its suffix."""
     path = Path(artifact.path if isinstance(artifact, Artifact) else artifact)
     runtime = RUNTIMES.get(path.suffix.lower())
@@ -136,49 +131,8 @@ def _subject(artifact: Artifact | Path | str, threads: int) -> Subject:
         content = path.read_bytes()
     except OSError as error:
         raise DeviceError(f"cannot read {path.as_posix()!r} ({error}); correct its permissions or copy it.") from error
-    job = Job(str(path), runtime.modules, runtime.extra, threads)
-    return Subject(path, len(content), hashlib.sha256(content).hexdigest(), job)
-
-
-def _row(part: Part, num_runs: int) -> Measurement:
-    """Sum up what one runner answered."""
-    subject, ready, board = part.subject, part.ready, part.ready["board"]
-    samples = [ms for batch in part.batches for ms in batch["samples_ms"]]
-    observed = sum(b["cpu_ms"] for b in part.batches) / sum(b["wall_ms"] for b in part.batches)
-    return Measurement(
-        artifact=subject.path.as_posix(),
-        sha256=subject.sha256,
-        board=f"{part.session.transport}: {board['board'] or board['cpu'] or board['machine']}",
-        runtime=ready["runtime"],
-        threads=subject.job.threads,
-        threads_observed=observed,
-        load_ms=ready["load_ms"],
-        first_ms=ready["first_ms"],
-        samples_ms=tuple(samples),
-        p10_ms=percentile(samples, 10),
-        p50_ms=percentile(samples, 50),
-        p90_ms=percentile(samples, 90),
-        warmup_runs=part.warm["runs"],
-        file_bytes=subject.bytes,
-        peak_rss_bytes=part.end["peak_rss_bytes"],
-        notes=_notes(samples, num_runs, subject.job.threads, observed, board["governor"]),
-    )
-
-
-def _notes(
-    samples: Sequence[float], num_runs: int, threads: int, observed: float, governor: str | None
-) -> tuple[str, ...]:
-    """Say what a reader of the figures should know."""
-    notes = []
-    if len(samples) < num_runs:
-        notes.append(f"stopped at max_secs after {len(samples)} of {num_runs} runs")
-    if abs(observed / threads - 1) > THREADS_OFF:
-        notes.append(f"observed {observed:.1f} threads, asked {threads}")
-    if abs(drift(samples)) > DRIFT:
-        notes.append(f"drifted: the last third took {drift(samples):+.0%} against the first")
-    if governor:
-        notes.append(f"frequency governor {governor}")
-    return tuple(notes)
+    job = Job(str(path), runtime.modules, runtime.extra, threads, cores=tuple(cores))
+    return Subject(path, file_bytes(path, content), hashlib.sha256(content).hexdigest(), job)
 
 
 RUNTIMES = {

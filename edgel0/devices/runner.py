@@ -2,13 +2,15 @@
 
 ``python runner.py JOB`` where JOB is JSON, or a file that holds it::
 
-    {"model": "a.onnx", "runtimes": ["onnxruntime"], "threads": 1, "seed": 0}
+    {"model": "a.onnx", "runtimes": ["onnxruntime"], "threads": 1, "seed": 0, "cores": [], "root": "/"}
 
-Then JSON lines: commands on stdin, events on stdout. Whatever a runtime prints itself goes to stderr::
+``cores`` are the processors it may use ([] = any), ``root`` is where the board's facts are read. Then JSON lines:
+commands on stdin, events on stdout. Whatever a runtime prints itself goes to stderr::
 
-    (started)                                                 ready    runtime load_ms first_ms inputs board
-    {"do": "warmup", "runs": 5, "seconds": 0.5, "limit": 99}  warm     runs
-    {"do": "run", "runs": 10, "seconds": 0.2, "limit": 30}    samples  samples_ms cpu_ms wall_ms
+    (started)                                                 ready    runtime load_ms first_ms inputs board memory
+    {"do": "warmup", "runs": 5, "seconds": 0.5, "limit": 99}  warm     runs stable
+    {"do": "run", "runs": 10, "seconds": 0.2, "limit": 30}    samples  samples_ms cpu_ms wall_ms before after
+    {"do": "operators", "runs": 10}                           operators  operators reason
     {"do": "end"}                                             end      peak_rss_bytes
     (anything fails)                                          error    kind message; exit code 1
 
@@ -24,7 +26,11 @@ import importlib
 import json
 import os
 import platform
+import shutil
+import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from array import array
 from collections.abc import Callable
@@ -33,6 +39,9 @@ from typing import Any
 
 X86_FEATURES = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
 ARM_FEATURES = ("neon", "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
+STABLE, WARM_BATCHES = 0.98, 10  # a batch this much of the one before has stopped falling; the most batches
+SETTLE_SECS = 0.05  # of work before a round on a board that changes its clock, so that it has risen by then
+PROFILED_RUNS, PROFILED_SECS = 20, 10  # at most
 Opened = tuple[Callable[[], object], float, dict[str, Any]]  # one inference, load_ms, the inputs it is given
 
 
@@ -79,8 +88,36 @@ def draw(rng: Any, shape: list[Any], dtype: str) -> Any:
     raise TypeError(f"an input is of type {dtype}; only floats, integers and booleans can be made up")
 
 
-def load(job: dict[str, Any]) -> tuple[str, Opened]:
-    """Open the model in the first of the job's runtimes that is installed; also tell its name and version."""
+def profile_onnx(job: dict[str, Any], feeds: dict[str, Any], runs: int) -> list[list[Any]]:
+    """Return name, kind and median ms of each node, by ONNX Runtime's own profiler in a session of its own."""
+    api = importlib.import_module("onnxruntime")
+    folder = tempfile.mkdtemp()
+    try:
+        options = api.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = job["threads"], 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
+        session = api.InferenceSession(job["model"], options, providers=["CPUExecutionProvider"])
+        for _ in range(runs + 1):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return node_times(events)
+
+
+def node_times(events: list[dict[str, Any]]) -> list[list[Any]]:
+    """Return name, kind and median ms of each node from Chrome-trace events (µs), without its first run."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        name, _, what = event["name"].rpartition("_kernel_")
+        if event.get("cat") == "Node" and what == "time":
+            found.setdefault((name, event["args"].get("op_name", "")), []).append(event["dur"] / 1e3)
+    return [[name, kind, statistics.median(times[1:] or times)] for (name, kind), times in found.items()]
+
+
+def load(job: dict[str, Any]) -> tuple[str, Opened, dict[str, Any]]:
+    """Open the model in the first of the job's runtimes that is installed; tell name and version, and the memory."""
     refused = []
     for name in job["runtimes"]:
         module, opener = OPENERS[name]
@@ -92,9 +129,27 @@ def load(job: dict[str, Any]) -> tuple[str, Opened]:
         import numpy as np
 
         version = getattr(sys.modules[name], "__version__", "unknown")
-        opened = opener(api, job["model"], job["threads"], np.random.default_rng(job["seed"]))
-        return f"{name.replace('_', '-')} {version}", opened
+        rng, root = np.random.default_rng(job["seed"]), job.get("root", "/")
+        memory = {"import_peak_bytes": peak_rss(root), "forgotten": forget_peak(root), "before_load_bytes": rss(root)}
+        opened = opener(api, job["model"], job["threads"], rng)
+        return f"{name.replace('_', '-')} {version}", opened, memory
     raise MissingRuntimeError("could not import " + " or ".join(refused))
+
+
+def warm(infer: Callable[[], object], runs: int, seconds: float, limit: float) -> tuple[int, bool]:
+    """Infer at least ``runs`` times and ``seconds`` long, until the median of a batch has stopped falling.
+
+    Returns the runs, and whether it did before the limit (``limit`` seconds or ``WARM_BATCHES``).
+    """
+    done, spent = 0, 0.0
+    medians: list[float] = []
+    while True:
+        samples, _, wall_ms = batch(infer, -(-runs // 2), seconds / 2, limit - spent)
+        done, spent = done + len(samples), spent + wall_ms / 1e3
+        medians.append(statistics.median(samples))
+        stable = len(medians) > 1 and medians[-1] >= STABLE * medians[-2]
+        if (stable and done >= runs and spent >= seconds) or len(medians) == WARM_BATCHES or spent >= limit:
+            return done, stable
 
 
 def batch(infer: Callable[[], object], runs: int, seconds: float, limit: float) -> tuple[array[int], float, float]:
@@ -121,15 +176,36 @@ def batch(infer: Callable[[], object], runs: int, seconds: float, limit: float) 
 
 
 def peak_rss(root: str = "/") -> int | None:
-    """Return the most memory this process ever held, in bytes: Python and the runtime included."""
-    high_water = fields(root, "proc/self/status").get("VmHWM")
-    if high_water:
-        return int(high_water.split()[0]) * 1024
+    """Return the most memory this process held since :func:`forget_peak`, in bytes: Python and the runtime included."""
+    high_water = kib(fields(root, "proc/self/status").get("VmHWM"))
+    if high_water is not None:
+        return high_water
     try:
         import resource
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak(root: str = "/") -> bool:
+    """Let the peak begin anew from what is held now (Linux's ``clear_refs``); False where the kernel does not."""
+    try:
+        with (Path(root) / "proc/self/clear_refs").open("r+") as file:  # never creates it
+            file.write("5")
+    except OSError:
+        return False
+    return True
+
+
+def rss(root: str = "/") -> int | None:
+    """Return the memory that this process holds now, in bytes."""
+    return kib(fields(root, "proc/self/status").get("VmRSS"))
+
+
+def kib(text: str | None) -> int | None:
+    """Read ``"123 kB"`` of /proc as bytes."""
+    number = (text or "").split(" ")[0]
+    return int(number) * 1024 if number.isdecimal() else None
 
 
 def read(root: str, path: str) -> str | None:
@@ -174,8 +250,7 @@ def governor(root: str = "/") -> str | None:
 
 def memory(root: str = "/") -> int | None:
     """Return the main memory in bytes."""
-    total = fields(root, "proc/meminfo").get("MemTotal")
-    return int(total.split()[0]) * 1024 if total else None
+    return kib(fields(root, "proc/meminfo").get("MemTotal"))
 
 
 def describe(root: str = "/") -> dict[str, Any]:
@@ -193,21 +268,162 @@ def describe(root: str = "/") -> dict[str, Any]:
     }
 
 
+def number(root: str, path: str) -> int | None:
+    """Return a file's whole number, None when it is absent or holds something else."""
+    text = read(root, path) or ""
+    return int(text) if text.removeprefix("-").isdecimal() else None
+
+
+def folders(root: str, pattern: str) -> list[str]:
+    """Return the folders of the board that match, sorted, relative to its root."""
+    return sorted(str(path.relative_to(root)) for path in Path(root).glob(pattern))
+
+
+def clocks(root: str = "/") -> dict[str, Any] | None:
+    """Return governor, frequencies (kHz) and ticks in each frequency, per policy."""
+    found = {}
+    for folder in folders(root, "sys/devices/system/cpu/cpufreq/policy[0-9]*"):
+        rows = [line.split() for line in (read(root, f"{folder}/stats/time_in_state") or "").splitlines()]
+        found[Path(folder).name] = {
+            "governor": read(root, f"{folder}/scaling_governor"),
+            "cpus": [int(cpu) for cpu in (read(root, f"{folder}/related_cpus") or "").split() if cpu.isdecimal()],
+            **{key: number(root, f"{folder}/scaling_{key}_freq") for key in ("cur", "min", "max")},
+            "ticks": {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()} or None,
+        }
+    return found or None
+
+
+def heat(root: str = "/") -> dict[str, Any] | None:
+    """Return the temperature of each thermal zone and its trip points, in degrees Celsius."""
+    found = {}
+    for folder in folders(root, "sys/class/thermal/thermal_zone[0-9]*"):
+        degrees = number(root, f"{folder}/temp")
+        trips = []
+        for trip in folders(root, f"{folder}/trip_point_[0-9]*_temp"):
+            at = number(root, trip)
+            if at is not None and at > 0:  # others are switched off
+                trips.append([read(root, trip.replace("_temp", "_type")), at / 1e3])
+        if degrees is not None:
+            found[Path(folder).name] = {"type": read(root, f"{folder}/type"), "celsius": degrees / 1e3, "trips": trips}
+    return found or None
+
+
+def cooling(root: str = "/") -> dict[str, Any] | None:
+    """Return how hard each cooling device works: type and state; above 0 a processor's is held back."""
+    found = {
+        Path(folder).name: [read(root, f"{folder}/type"), number(root, f"{folder}/cur_state")]
+        for folder in folders(root, "sys/class/thermal/cooling_device[0-9]*")
+    }
+    return found or None
+
+
+def throttled(root: str = "/") -> int | None:
+    """Return the bits of ``vcgencmd get_throttled`` where the board has that program (Raspberry Pi)."""
+    for place in ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd"):
+        program = Path(root) / place
+        if os.access(program, os.X_OK):
+            try:
+                done = subprocess.run([program, "get_throttled"], capture_output=True, text=True, timeout=2)
+                return int(done.stdout.partition("=")[2], 16)
+            except (OSError, ValueError, subprocess.TimeoutExpired):
+                return None
+    return None
+
+
+def occupied(root: str = "/") -> dict[str, int] | None:
+    """Return the ticks since boot that all processors had, and those in which they worked (stolen ones included)."""
+    words = (read(root, "proc/stat") or "").partition("\n")[0].split()
+    if len(words) < 9 or words[0] != "cpu" or not all(word.isdecimal() for word in words[1:9]):
+        return None
+    ticks = [int(word) for word in words[1:9]]
+    return {"all": sum(ticks), "busy": sum(ticks) - ticks[3] - ticks[4]}  # without idle and waiting for a disk
+
+
+def pressure(root: str = "/") -> dict[str, str] | None:
+    """Return the kernel's lines on how long somebody had to wait for a processor or for memory."""
+    lines = {kind: (read(root, f"proc/pressure/{kind}") or "").partition("\n")[0] for kind in ("cpu", "memory")}
+    return {kind: line for kind, line in lines.items() if line} or None
+
+
+def switches(root: str = "/") -> list[int] | None:
+    """Return how often this process gave its processor up, and how often it was taken away."""
+    status = fields(root, "proc/self/status")
+    found = [status.get(f"{kind}_ctxt_switches", "") for kind in ("voluntary", "nonvoluntary")]
+    return [int(text) for text in found] if all(text.isdecimal() for text in found) else None
+
+
+def snapshot(root: str = "/") -> dict[str, Any]:
+    """Return what may change while one measures; what cannot be read is None."""
+    load = (read(root, "proc/loadavg") or "").split()[:3]
+    known = len(load) == 3 and all(text.replace(".", "", 1).isdecimal() for text in load)
+    return {
+        "clocks": clocks(root),
+        "heat": heat(root),
+        "cooling": cooling(root),
+        "throttled": throttled(root),
+        "ticks": occupied(root),
+        "ticks_per_second": os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100,
+        "own_cpu_ms": time.process_time() * 1e3,
+        "load": [float(text) for text in load] if known else None,
+        "pressure": pressure(root),
+        "switches": switches(root),
+        "rss_bytes": rss(root),
+    }
+
+
+def pin(wanted: list[int]) -> None:
+    """Stay on the given processors, with every thread that a runtime starts from here."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise OSError("this system cannot tie a process to processors")
+    allowed = os.sched_getaffinity(0)
+    if not set(wanted) <= allowed:
+        raise ValueError(f"the board has no processors {sorted(set(wanted) - allowed)}; it has {sorted(allowed)}")
+    os.sched_setaffinity(0, wanted)
+
+
+def measured(infer: Callable[[], object], command: dict[str, Any], root: str) -> dict[str, Any]:
+    """Time one round, and look at the board before and after it."""
+    if clocks(root):
+        batch(infer, 1, SETTLE_SECS, SETTLE_SECS)
+    before = snapshot(root)
+    samples, cpu_ms, wall_ms = batch(infer, command["runs"], command["seconds"], command["limit"])
+    after = snapshot(root)
+    times = [ns / 1e6 for ns in samples]
+    return {"samples_ms": times, "cpu_ms": cpu_ms, "wall_ms": wall_ms, "before": before, "after": after}
+
+
+def operators(job: dict[str, Any], runtime: str, feeds: dict[str, Any], runs: int) -> dict[str, Any]:
+    """Return the time of each operator where the runtime tells it, else why not."""
+    if runtime.split()[0] != "onnxruntime":
+        reason = "LiteRT's Python interpreter has no profile of operators; benchmark_model --enable_op_profiling has"
+        return {"operators": [], "reason": reason}
+    return {"operators": profile_onnx(job, feeds, runs), "reason": ""}
+
+
 def serve(job: dict[str, Any], say: Callable[..., None]) -> None:
     """Load, say ``ready``, then answer commands until ``end`` or until nobody asks any more."""
-    runtime, (infer, load_ms, feeds) = load(job)
+    root = job.get("root", "/")
+    if job.get("cores"):
+        pin(job["cores"])
+    runtime, (infer, load_ms, feeds), held = load(job)
     inputs = [{"name": name, "shape": list(x.shape), "dtype": x.dtype.name} for name, x in feeds.items()]
     first_ms = batch(infer, 1, 0, 0)[0][0] / 1e6
-    say("ready", runtime=runtime, load_ms=load_ms, first_ms=first_ms, inputs=inputs, board=describe())
+    held["after_first_bytes"] = rss(root)
+    say("ready", runtime=runtime, load_ms=load_ms, first_ms=first_ms, inputs=inputs, board=describe(root), memory=held)
+    peak = None
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "end":
-            return say("end", peak_rss_bytes=peak_rss())
-        samples, cpu_ms, wall_ms = batch(infer, command["runs"], command["seconds"], command["limit"])
+            return say("end", peak_rss_bytes=peak or peak_rss(root))
         if command["do"] == "warmup":
-            say("warm", runs=len(samples))
+            runs, stable = warm(infer, command["runs"], command["seconds"], command["limit"])
+            say("warm", runs=runs, stable=stable)
+        elif command["do"] == "operators":
+            peak = peak_rss(root)  # before a second session takes its memory
+            runs = min(command["runs"], PROFILED_RUNS, 1 + int(PROFILED_SECS * 1e3 / first_ms))
+            say("operators", **operators(job, runtime, feeds, runs))
         else:
-            say("samples", samples_ms=[ns / 1e6 for ns in samples], cpu_ms=cpu_ms, wall_ms=wall_ms)
+            say("samples", **measured(infer, command, root))
     return None
 
 

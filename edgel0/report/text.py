@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edgel0.quantities import format_bytes, format_count, format_ms, format_percent
-from edgel0.types import Count, Measurement
+from edgel0.types import Comparison, Count, Measurement
 
+UNKNOWN = "–"  # noqa: RUF001 - typography for people
 SLOWER = 1.05  # times the float32 file's p50, measured in turns
 
 
@@ -114,20 +115,69 @@ def _notes(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def measurements(rows: Sequence[Measurement]) -> RenderableType:
-    """Return one row per measured file."""
-    table = _grid("file", "p10", "p50", "p90", "load", "peak RSS", "size")
+def measurements(rows: Sequence[Measurement], operators: int = 10) -> RenderableType:
+    """Return the tables of what was measured: times, memory, and the ``operators`` that take most time, if asked."""
+    times = _grid("file", "p10", "p50", "± 95 %", "p90", "p99", "marks")
+    memory = _grid("file", "load", "file bytes", "weights", "activations", "peak RSS")
     for row in rows:
-        table.add_row(
+        times.add_row(
             Text(_file(row)),
-            *(format_ms(value) for value in (row.p10_ms, row.p50_ms, row.p90_ms, row.load_ms)),
-            "–" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:,.0f} MiB",  # noqa: RUF001 - as above
+            *(_time(value) for value in (row.p10_ms, row.p50_ms)),
+            f"{_spread(row):.1%}" if row.interval_ms else UNKNOWN,
+            *(_time(value) for value in (row.p90_ms, row.p99_ms)),
+            "\n".join(row.marks),
+        )
+        memory.add_row(
+            Text(_file(row)),
+            format_ms(row.load_ms),
             _kib(row.file_bytes),
+            *("unknown" if size is None else _kib(size) for size in (row.weight_bytes, row.activation_bytes)),
+            UNKNOWN if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:,.0f} MiB",
         )
     first = rows[0]
     lines = [Text(f"{first.board}; {', '.join(sorted({r.runtime for r in rows}))}; {first.threads} thread(s)")]
     lines += [Text(f"{_file(row)}: {note}") for row in rows for note in row.notes]
-    return Group(table, Text(""), *lines)
+    tables = [part for row in rows if row.operators for part in (Text(""), _operators(row, operators))]
+    return Group(times, Text(""), memory, Text(""), *lines, *tables)
+
+
+def _spread(row: Measurement) -> float:
+    """Return how far the interval reaches from the median, as a share of it."""
+    low, high = row.interval_ms or (row.p50_ms, row.p50_ms)
+    return max(high - row.p50_ms, row.p50_ms - low) / row.p50_ms if row.p50_ms else 0.0
+
+
+def _operators(row: Measurement, most: int) -> RenderableType:
+    """Return the table of the operators that take most time, and what is left as one row."""
+    ranked = sorted(row.operators, key=lambda each: -each.ms)
+    whole = sum(each.ms for each in ranked)
+    table = _grid(f"operator of {_file(row)}", "kind", "time", "share")
+    for each in ranked[:most]:
+        table.add_row(Text(each.name), Text(each.kind), format_ms(each.ms), format_percent(each.ms / (whole or 1)))
+    if rest := ranked[most:]:
+        left = sum(each.ms for each in rest)
+        table.add_row(f"{len(rest)} more", "", format_ms(left), format_percent(left / (whole or 1)))
+    told = f"in all {format_ms(whole)}: the profiler adds to each operator, so only the shares count"
+    return Group(table, Text(told))
+
+
+def comparison(found: Comparison) -> RenderableType:
+    """Return the tables of both files and one sentence on which is faster."""
+    low, high = found.interval
+    between = f"{found.ratio:.3f} of its time (95 %: {low:.3f} to {high:.3f}, {found.pairs} pairs of rounds)"
+    return Group(measurements([found.a, found.b]), Text(""), Text(f"{_verdict(found)}: B takes {between}"))
+
+
+def _verdict(found: Comparison) -> str:
+    a, b = (f"{_file(row)} ({name})" for row, name in ((found.a, "A"), (found.b, "B")))
+    if found.difference == "none":
+        return f"no difference between {a} and {b} beyond {found.threshold:.0%}"
+    factor = 1 / found.ratio if found.difference == "faster" else found.ratio
+    return f"{b} is {found.difference} than {a}, by a factor of {factor:.2f}"
+
+
+def _time(ms: float) -> str:
+    return format_ms(ms) if ms else UNKNOWN
 
 
 def _file(row: Measurement) -> str:

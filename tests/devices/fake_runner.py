@@ -1,6 +1,7 @@
 """A runner that computes nothing: it logs what it is asked beside the model and misbehaves as the model's name says.
 
-``hang-warm.onnx`` hangs where the event ``warm`` is due, ``plain.onnx`` behaves.
+``hang-warm.onnx`` hangs where the event ``warm`` is due, ``plain.onnx`` behaves, ``busy-1-3.onnx`` is disturbed in its
+batches 1 and 3 (from 0) and takes twice as long in them; ``busy-all.onnx`` always is.
 """
 
 import json
@@ -42,6 +43,7 @@ def say(event: str, **details: object) -> None:
 log(f"pid {os.getpid()}")
 board = {"board": None, "cpu": "Fake-1", "machine": "none", "governor": "powersave" if how == "governor" else None}
 say("ready", runtime="fake 1", load_ms=1.0, first_ms=2.0, inputs=[], board=board)
+taken = 0
 for text in sys.stdin:
     command = json.loads(text)
     log(f"begin {model.stem} {text.strip()}")
@@ -49,15 +51,19 @@ for text in sys.stdin:
     time.sleep(0.005)  # its computing
     log(f"finish {model.stem}")  # before the event: after it, the next runner may begin at once
     if do == "warmup":
-        say("warm", runs=runs)
+        say("warm", runs=runs, stable=how != "cold")
     elif do == "run":
         runs = 2 if how == "slow" else runs
+        bad = how == "busy" and (where == "all" or str(taken) in where.split("-"))
+        taken += 1
         samples = [4.0 + i if how == "drift" else 4.0 for i in range(runs)]
         say(
             "samples",
-            samples_ms=samples,
+            samples_ms=[2 * ms for ms in samples] if bad else samples,
             cpu_ms=sum(samples) * (1.9 if how == "threads" else 1.0),
             wall_ms=sum(samples),
+            before={"throttled": 0},
+            after={"throttled": 4 if bad else 0},
         )
     else:
         say("end", peak_rss_bytes=20_000_000)

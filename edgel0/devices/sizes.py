@@ -1,0 +1,38 @@
+"""How large is a model before anything runs? The file with its external data, its weights, its planned activations."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from edgel0.checks.onnx_files import external_files
+
+
+def file_bytes(path: Path, content: bytes) -> int:
+    """Return the bytes of a model file and of the external data files that an ONNX model names."""
+    total = len(content)
+    if path.suffix.lower() == ".onnx":
+        try:
+            names = external_files(content)
+        except ValueError:  # its runtime will say what is wrong with it
+            names = set()
+        folder = path.resolve().parent
+        files = {(folder / name).resolve() for name in names}
+        total += sum(file.stat().st_size for file in files if file.is_file() and file.is_relative_to(folder))
+    return total
+
+
+def planned(path: Path) -> tuple[int | None, int | None]:
+    """Return the bytes of the weights and the peak of live activations as the file's graph tells them, None = unknown.
+
+    A file that its runtime runs and edgel0 cannot read is no failure of the measurement.
+    """
+    try:
+        reading, counting = import_module("edgel0.files.reading"), import_module("edgel0.files.counting")
+    except ModuleNotFoundError:
+        return None, None
+    try:
+        found = counting.figures(counting.counted(reading.read(path)))
+    except ValueError:
+        return None, None
+    return found.weight_bytes, found.activation_bytes
