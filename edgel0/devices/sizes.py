@@ -6,19 +6,19 @@ from importlib import import_module
 from pathlib import Path
 
 from edgel0.checks.onnx_files import external_files
+from edgel0.errors import EdgeL0Error
 
 
 def file_bytes(path: Path, content: bytes) -> int:
     """Return the bytes of a model file and of the external data files that an ONNX model names."""
     total = len(content)
     if path.suffix.lower() == ".onnx":
-        try:
-            names = external_files(content)
-        except ValueError:  # its runtime will say what is wrong with it
-            names = set()
         folder = path.resolve().parent
-        files = {(folder / name).resolve() for name in names}
-        total += sum(file.stat().st_size for file in files if file.is_file() and file.is_relative_to(folder))
+        try:
+            files = {(folder / name).resolve() for name in external_files(content)}
+            total += sum(file.stat().st_size for file in files if file.is_file() and file.is_relative_to(folder))
+        except (ValueError, RuntimeError, OSError):  # its runtime will say what is wrong with it
+            pass
     return total
 
 
@@ -32,7 +32,7 @@ def planned(path: Path) -> tuple[int | None, int | None]:
     except ModuleNotFoundError:
         return None, None
     try:
-        found = counting.figures(counting.counted(reading.read(path)))
-    except ValueError:
+        found = counting.total(reading.read(path))
+    except EdgeL0Error:
         return None, None
     return found.weight_bytes, found.activation_bytes

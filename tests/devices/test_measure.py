@@ -69,8 +69,9 @@ def test_versions_are_those_installed(rows):
 @pytest.mark.parametrize("i", [0, 1])
 def test_row_holds_enough_samples_and_their_percentiles(rows, i):
     row = rows[i]
-    assert len(row.samples_ms) >= 50
+    assert sum(each.runs for each in row.rounds) >= 50
     if not row.marks:  # a busy machine may leave fewer quiet rounds
+        assert len(row.samples_ms) >= 50
         assert sum(row.samples_ms) >= 50 * (1 - 1e-9)
     assert min(row.samples_ms) > 0
     assert [row.p10_ms, row.p50_ms, row.p90_ms, row.p99_ms] == pytest.approx(
@@ -94,7 +95,7 @@ def test_row_identifies_the_file_and_the_board(rows, i, onnx_file, tflite_file):
 
 def test_peak_memory_is_that_of_the_runner(rows, large_onnx_file):
     (large,) = measure([large_onnx_file], min_secs=0)
-    assert len(large.samples_ms) >= 50
+    assert sum(each.runs for each in large.rounds) >= 50  # how many of them count depends on who else is at work
     assert 10e6 < rows[0].peak_rss_bytes < 1e9
     assert large.peak_rss_bytes - rows[0].peak_rss_bytes > 24 * 2**20
 
