@@ -52,7 +52,8 @@ def measure(
     upper limit. Only one runner computes at any moment. A round in which the board throttled, changed its clock,
     passed a trip point or was busy is set aside and repeated, at most ``rounds`` times for a file; ``together`` repeats
     it for all files, so that each has the same turns. Where too few rounds are quiet even then, the figures are those
-    of the quiet ones alone, fewer than ``num_runs`` it may be, and where none is, of all; the row's ``marks`` say so. ``cores`` are the processors to stay on, () for any;
+    of the quiet ones alone, fewer than ``num_runs`` it may be, and where none is, of all; the row's ``marks`` say so.
+    ``cores`` are the processors to stay on, () for any;
     ``operators`` asks for the time of each operator in a pass of its own. ``progress`` hears what comes next and the
     share of steps done; ``start`` is the transport.
 
