@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 from edgel0.checks.onnx_files import external_files
 from edgel0.errors import EdgeL0Error
+from edgel0.files.counting import figures
+from edgel0.files.reading import read
 
 
 def file_bytes(path: Path, content: bytes) -> int:
@@ -28,11 +29,7 @@ def planned(path: Path) -> tuple[int | None, int | None]:
     A file that its runtime runs and edgel0 cannot read is no failure of the measurement.
     """
     try:
-        reading, counting = import_module("edgel0.files.reading"), import_module("edgel0.files.counting")
-    except ModuleNotFoundError:
-        return None, None
-    try:
-        found = counting.total(reading.read(path))
+        found = figures(read(path))
     except EdgeL0Error:
         return None, None
     return found.weight_bytes, found.activation_bytes
