@@ -14,7 +14,7 @@ from typing import Any
 from edgel0.devices import local
 from edgel0.devices.base import Job, Session
 from edgel0.devices.stats import drift, percentile
-from edgel0.errors import DeviceError, UsageError, nearest
+from edgel0.errors import DeviceError, EdgeL0Error, UsageError, nearest
 from edgel0.types import Artifact, Measurement
 
 WARMUP = {"runs": 5, "seconds": 0.5}
@@ -40,6 +40,7 @@ def measure(
     rounds: int = 5,
     progress: Callable[[str, float], None] | None = None,
     start: Callable[[Job, float], Session] = local.start,
+    failed: Callable[[Path, EdgeL0Error], None] | None = None,
 ) -> list[Measurement]:
     """Measure files in turns and return one row per file, in the order given.
 
@@ -47,7 +48,8 @@ def measure(
     ``rounds`` of batches whose order turns round every time (A B, B A, ...). A file is done after ``num_runs``
     inferences *and* ``min_secs`` seconds of them, or at ``max_secs``; its warm-up has the same upper limit. Only one
     runner computes at any moment. ``progress`` hears what comes next and the share of steps done; ``start`` is the
-    transport.
+    transport. With ``failed``, a file whose runner fails is told there, keeps the samples it has, and the others go on;
+    without, the first failure is raised.
 
     ``load_ms`` excludes importing the runtime, ``first_ms`` is the inference before the warm-up, ``peak_rss_bytes``
     is the whole runner (Python and the runtime included), ``threads_observed`` is CPU time over wall time. What
@@ -65,23 +67,39 @@ def measure(
 
     share = {"runs": math.ceil(num_runs / rounds), "seconds": min_secs / rounds, "limit": max_secs / rounds}
     with ExitStack() as stack:
-        parts: list[Part] = []
-        for subject in subjects:
-            tell("load", subject)
-            session = stack.enter_context(start(subject.job, max_secs + GRACE_SECS))
-            parts.append(Part(subject, session, session.hear("ready")))
+        parts = [Part(subject) for subject in subjects]
+
+        def turn_of(part: Part, what: str, step: Callable[[Part], None]) -> None:
+            if part.broken:
+                return
+            if what:
+                tell(what, part.subject)
+            try:
+                step(part)
+            except EdgeL0Error as error:
+                if not failed:
+                    raise
+                part.broken = True
+                failed(part.subject.path, error)
+
+        def load(part: Part) -> None:
+            part.session = stack.enter_context(start(part.subject.job, max_secs + GRACE_SECS))
+            part.ready = part.session.hear("ready")
+
         for part in parts:
-            tell("warm up", part.subject)
-            part.warm = part.session.ask("warm", "warmup", **WARMUP, limit=max_secs)
+            turn_of(part, "load", load)
+        for part in parts:
+            turn_of(
+                part, "warm up", lambda part: part.warm.update(part.ask("warm", "warmup", **WARMUP, limit=max_secs))
+            )
         for turn in range(rounds):
             for part in parts[:: -1 if turn % 2 else 1]:
-                tell("run", part.subject)
-                part.batches.append(part.session.ask("samples", "run", **share))
+                turn_of(part, "run", lambda part: part.batches.append(part.ask("samples", "run", **share)))
         for part in parts:
-            part.end = part.session.ask("end", "end")
+            turn_of(part, "", lambda part: part.end.update(part.ask("end", "end")))
     if progress and parts:
         progress("measured", 1.0)
-    return [_row(part, num_runs) for part in parts]
+    return [_row(part, num_runs) for part in parts if part.batches]
 
 
 @dataclass(frozen=True)
@@ -99,11 +117,17 @@ class Part:
     """One file's share of the conversation: its runner and what that answered so far."""
 
     subject: Subject
-    session: Session
-    ready: dict[str, Any]
+    session: Session | None = None
+    ready: dict[str, Any] = field(default_factory=dict)
     warm: dict[str, Any] = field(default_factory=dict)
     batches: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] = field(default_factory=dict)
+    broken: bool = False
+
+    def ask(self, event: str, do: str, **details: Any) -> dict[str, Any]:
+        """Send its runner a command and return the answer."""
+        assert self.session, "a part is asked after it was loaded"
+        return self.session.ask(event, do, **details)
 
 
 def _check(threads: int, num_runs: int, min_secs: float, max_secs: float, rounds: int) -> None:
@@ -148,7 +172,7 @@ def _row(part: Part, num_runs: int) -> Measurement:
     return Measurement(
         artifact=subject.path.as_posix(),
         sha256=subject.sha256,
-        board=f"{part.session.transport}: {board['board'] or board['cpu'] or board['machine']}",
+        board=f"{part.session.transport if part.session else ''}: {board['board'] or board['cpu'] or board['machine']}",
         runtime=ready["runtime"],
         threads=subject.job.threads,
         threads_observed=observed,
@@ -160,17 +184,19 @@ def _row(part: Part, num_runs: int) -> Measurement:
         p90_ms=percentile(samples, 90),
         warmup_runs=part.warm["runs"],
         file_bytes=subject.bytes,
-        peak_rss_bytes=part.end["peak_rss_bytes"],
-        notes=_notes(samples, num_runs, subject.job.threads, observed, board["governor"]),
+        peak_rss_bytes=part.end.get("peak_rss_bytes"),
+        notes=_notes(samples, num_runs, subject.job.threads, observed, board["governor"], part.broken),
     )
 
 
 def _notes(
-    samples: Sequence[float], num_runs: int, threads: int, observed: float, governor: str | None
+    samples: Sequence[float], num_runs: int, threads: int, observed: float, governor: str | None, broken: bool
 ) -> tuple[str, ...]:
     """Say what a reader of the figures should know."""
     notes = []
-    if len(samples) < num_runs:
+    if broken:
+        notes.append(f"cut short after {len(samples)} runs")
+    elif len(samples) < num_runs:
         notes.append(f"stopped at max_secs after {len(samples)} of {num_runs} runs")
     if abs(observed / threads - 1) > THREADS_OFF:
         notes.append(f"observed {observed:.1f} threads, asked {threads}")
