@@ -246,8 +246,8 @@ def profile(
         for name in dict.fromkeys(row.board for row in rows):
             console.print(measurements([row for row in rows if row.board == name]))
     for row in failures:
-        where = f"{row.board}, {row.artifact}" if row.artifact else row.board
-        _console(stderr=True).print(f"failed on {where}: {row.error}", style="red", soft_wrap=True)
+        where = f"{row.artifact}: " if row.artifact else ""
+        _console(stderr=True).print(f"edgel0: {where}{row.error}", style="red", soft_wrap=True)
     if failures:
         raise typer.Exit(max(row.error.exit_code for row in failures))
 

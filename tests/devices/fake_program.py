@@ -26,7 +26,7 @@ if how in SAYS:
 command = arguments[-1]
 if how == "full" and "wc -c" in command:
     sys.exit("sh: 1: cannot create: No space left on device")
-if how == "greeting" and "mktemp" in command:
+if how == "greeting":
     print("Welcome to this board!")
 running = "edgel0-runner.py" in command and "wc -c" not in command
 if how == "architecture" and running:

@@ -189,8 +189,7 @@ def test_a_fault_is_a_row(fault, lab, tmp_path, fake_runner):
     assert text in str(row.error)
     assert row.error.exit_code == 3
     assert gone(folder)
-    if fault != "greeting":  # whose folder nobody was told of
-        assert left(folder) == []
+    assert left(folder) == []
 
 
 @pytest.mark.parametrize(
