@@ -244,31 +244,50 @@ def profile(
         Path | None, typer.Option(help="LiteRT's benchmark_model, which measures .tflite files instead of Python.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, raw samples included.")] = False,
+    on: Annotated[
+        str, typer.Option(help="Boards: local, ssh://USER@HOST, adb[:SERIAL] or NAME of devices/NAME.toml; a,b,c.")
+    ] = "local",
+    max_secs: Annotated[float, typer.Option(min=0, help="At most so many seconds of each.")] = 150.0,
 ) -> None:
-    """Measure files on this computer, interleaved."""
+    """Measure files on this computer or on boards, interleaved."""
     import dataclasses
 
-    from edgel0.devices.measure import measure
+    from edgel0.devices.boards import find_board
+    from edgel0.devices.profiling import Failure
+    from edgel0.devices.profiling import profile as profile_on
     from edgel0.report.text import measurements
 
+    boards = [find_board(name) for name in dict.fromkeys(on.split(","))]
     console = _console(stderr=as_json)
     limits: dict[str, Any] = {"threads": threads, "num_runs": num_runs, "min_secs": min_secs, "operators": operators}
     with console.status("measuring") as status:
         if benchmark_model:
             from edgel0.devices.benchmark_model import measure_by_binary
 
-            rows = measure_by_binary(files, benchmark_model, **limits)
+            found: list[Any] = list(measure_by_binary(files, benchmark_model, **limits))
         else:
-            rows = measure(
+            found = profile_on(
+                boards,
                 files,
                 cores=_cores(cores),
+                max_secs=max_secs,
                 progress=lambda what, done: status.update(f"{what} {done:.0%}"),
                 **limits,
             )
+    failures = [row for row in found if isinstance(row, Failure)]
+    rows = [row for row in found if not isinstance(row, Failure)]
     if as_json:
-        typer.echo(json.dumps({"schema": 1, "measurements": [dataclasses.asdict(row) for row in rows]}))
+        told = [{"board": row.board, "artifact": row.artifact, "error": str(row.error)} for row in failures]
+        measured = [dataclasses.asdict(row) for row in rows]
+        typer.echo(json.dumps({"schema": 1, "measurements": measured, "failures": told}))
     else:
-        console.print(measurements(rows))
+        for name in dict.fromkeys(row.board for row in rows):
+            console.print(measurements([row for row in rows if row.board == name]))
+    for row in failures:
+        where = f"{row.artifact}: " if row.artifact else ""
+        _console(stderr=True).print(f"edgel0: {where}{row.error}", style="red", soft_wrap=True)
+    if failures:
+        raise typer.Exit(max(row.error.exit_code for row in failures))
 
 
 def _cores(text: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from edgel0.devices.base import Job, Session
 from edgel0.devices.disturbances import marks
 from edgel0.devices.sizes import planned
 from edgel0.devices.stats import drift, median_interval, percentile
+from edgel0.errors import DeviceError
 from edgel0.types import Measurement, OperatorTime, Round
 
 DRIFT, THREADS_OFF = 0.10, 0.25  # what deserves a note
@@ -31,16 +32,23 @@ class Part:
     """One file's share of the conversation: its runner and what that answered so far."""
 
     subject: Subject
-    session: Session
-    ready: dict[str, Any]
+    session: Session | None = None
+    ready: dict[str, Any] = field(default_factory=dict)
     warm: dict[str, Any] = field(default_factory=dict)
     batches: list[dict[str, Any]] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
+    broken: bool = False
+
+    def ask(self, event: str, do: str, **details: Any) -> dict[str, Any]:
+        """Send its runner a command and return the answer."""
+        if self.session is None:
+            raise DeviceError(f"{self.subject.path.name} was never loaded, so its runner cannot {do}.")
+        return self.session.ask(event, do, **details)
 
     def run(self, turn: int, share: Mapping[str, float]) -> None:
         """Let the runner take its batch of a turn."""
-        heard = self.session.ask("samples", "run", **share)
+        heard = self.ask("samples", "run", **share)
         disturbed = marks(heard.get("before"), heard.get("after"))
         self.batches.append(heard | {"turn": turn, "disturbed": disturbed})
 
@@ -66,7 +74,7 @@ def row(part: Part, num_runs: int, rounds: int) -> Measurement:
     return Measurement(
         artifact=subject.path.as_posix(),
         sha256=subject.sha256,
-        board=f"{part.session.transport}: {board['board'] or board['cpu'] or board['machine']}",
+        board=f"{part.session.transport if part.session else ''}: {board['board'] or board['cpu'] or board['machine']}",
         runtime=ready["runtime"],
         threads=subject.job.threads,
         threads_observed=observed,
@@ -78,7 +86,7 @@ def row(part: Part, num_runs: int, rounds: int) -> Measurement:
         weight_bytes=weight_bytes,
         activation_bytes=activation_bytes,
         base_rss_bytes=ready.get("memory", {}).get("before_load_bytes"),
-        peak_rss_bytes=part.end["peak_rss_bytes"],
+        peak_rss_bytes=part.end.get("peak_rss_bytes"),
         notes=(*_notes(part, samples, num_runs, observed), *_disturbed(part, reasons, rounds)),
         marks=tuple(reasons),
         cores=subject.job.cores,
@@ -116,7 +124,9 @@ def _round(batch: Mapping[str, Any], kept: bool) -> Round:
 def _notes(part: Part, samples: Sequence[float], num_runs: int, observed: float) -> list[str]:
     """Say what a reader of the figures should know."""
     notes, threads, governor = [], part.subject.job.threads, part.ready["board"]["governor"]
-    if len(samples) < num_runs and len(part.quiet) in (0, len(part.batches)):
+    if part.broken:
+        notes.append(f"cut short after {len(samples)} runs")
+    elif len(samples) < num_runs and len(part.quiet) in (0, len(part.batches)):
         notes.append(f"stopped at max_secs after {len(samples)} of {num_runs} runs")
     if not part.warm.get("stable", True):
         notes.append("the warm-up ended while inferences were still getting faster")

@@ -12,12 +12,13 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import TracebackType
 from typing import IO, Any
 
+from edgel0.devices.curing import cure
 from edgel0.errors import DeviceError, ExtraError
 
 DOING = {"ready": "loading", "warm": "warming up", "samples": "running", "operators": "profiling", "end": "closing"}
@@ -42,11 +43,18 @@ class Job:
 class Session:
     """A runner process: started here, killed when the ``with`` block ends, however that happens.
 
-    ``patience`` is the longest wait for an event, in seconds.
+    ``patience`` is the longest wait for an event, in seconds; ``tidy`` removes what was copied to a board.
     """
 
-    def __init__(self, transport: str, job: Job, command: Sequence[str], patience: float) -> None:
-        self.transport, self.job, self.patience = transport, job, patience
+    def __init__(
+        self,
+        transport: str,
+        job: Job,
+        command: Sequence[str],
+        patience: float,
+        tidy: Callable[[], None] | None = None,
+    ) -> None:
+        self.transport, self.job, self.patience, self.tidy = transport, job, patience, tidy
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         # A file, not a pipe: nobody has to drain it, and a runtime's last words are there when they are needed.
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
@@ -84,6 +92,13 @@ class Session:
             if self._process.stdin:
                 self._process.stdin.close()
         self._words.close()
+        if self.tidy:
+            with contextlib.suppress(DeviceError):  # a board that is gone; its own shell tidies when the link ends
+                self.tidy()
+
+    def kill(self) -> None:
+        """End the conversation from another thread; whoever listens hears that the runner died."""
+        self._process.kill()
 
     def ask(self, event: str, do: str, **details: Any) -> dict[str, Any]:
         """Send a command and return the event that answers it."""
@@ -121,6 +136,12 @@ class Session:
         if heard["event"] == event:
             return heard
         message = str(heard.get("message")).strip().rstrip(".")
+        if heard.get("kind") == "missing" and self.tidy:
+            module = self.job.runtimes[0].replace("_", "-")
+            raise DeviceError(
+                f"there is no runtime for {self.name} on {self.transport}: {message}; run  python3 -m pip install "
+                f"{module}  there, or name an interpreter that has one in the board's file (python = ...)."
+            )
         if heard.get("kind") == "missing":
             raise ExtraError(
                 f"there is no runtime for {self.name} ({self.transport}): {message}; it comes with the "
@@ -146,12 +167,17 @@ class Session:
         except subprocess.TimeoutExpired:
             code = 0  # it closed its stdout and lives on
         names = {-member.value: member.name for member in signal.Signals}
+        if self.tidy and code > 128 and 128 - code in names:
+            code = 128 - code  # as the board's shell tells of a signal
         how = f"was killed by {names.get(code, f'signal {-code}')}" if code < 0 else f"ended with exit code {code}"
         self._words.seek(0)
-        words = self._words.read().decode("utf-8", errors="replace").strip()[-300:]
+        words = self._words.read().decode("utf-8", errors="replace").strip()
+        advice = cure(words) if self.tidy and code > 0 else ""
+        words = words[-300:]
         return (
             f"the runner {how} while {DOING[event]} {self.name} ({self.transport}); "
             + (f"most likely {CAUSES[names[code]]}; " if names.get(code) in CAUSES else "")
+            + (f"{advice}; " if advice else "")
             + (f"its last words: {words!r}." if words else "it left no words; run it again, or try a smaller model.")
         )
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from edgel0.devices import local
 from edgel0.devices.answers import Part, Subject, row
 from edgel0.devices.base import Job, Session
 from edgel0.devices.sizes import file_bytes
-from edgel0.errors import DeviceError, UsageError, nearest
+from edgel0.errors import DeviceError, EdgeL0Error, UsageError, nearest
 from edgel0.types import Artifact, Measurement
 
 WARMUP = {"runs": 5, "seconds": 0.5}
@@ -43,6 +44,7 @@ def measure(
     together: bool = False,
     progress: Callable[[str, float], None] | None = None,
     start: Callable[[Job, float], Session] = local.start,
+    failed: Callable[[Path, EdgeL0Error], None] | None = None,
 ) -> list[Measurement]:
     """Measure files in turns and return one row per file, in the order given.
 
@@ -53,9 +55,10 @@ def measure(
     passed a trip point or was busy is set aside and repeated, at most ``rounds`` times for a file; ``together`` repeats
     it for all files, so that each has the same turns. Where too few rounds are quiet even then, the figures are those
     of the quiet ones alone, fewer than ``num_runs`` it may be, and where none is, of all; the row's ``marks`` say so.
-    ``cores`` are the processors to stay on, () for any;
-    ``operators`` asks for the time of each operator in a pass of its own. ``progress`` hears what comes next and the
-    share of steps done; ``start`` is the transport.
+    ``cores`` are the processors to stay on, () for any; ``operators`` asks for the time of each operator in a pass of
+    its own. ``progress`` hears what comes next and the share of steps done; ``start`` is the transport. With
+    ``failed``, a file whose runner fails is told there, keeps the samples it has, and the others go on; without, the
+    first failure is raised.
 
     ``load_ms`` excludes importing the runtime, ``first_ms`` is the inference before the warm-up, ``peak_rss_bytes``
     is the whole runner (Python and the runtime included), ``threads_observed`` is CPU time over wall time. What
@@ -73,27 +76,47 @@ def measure(
 
     share = {"runs": math.ceil(num_runs / rounds), "seconds": min_secs / rounds, "limit": max_secs / rounds}
     with ExitStack() as stack:
-        parts: list[Part] = []
-        for subject in subjects:
-            tell("load", subject)
-            session = stack.enter_context(start(subject.job, max_secs + GRACE_SECS))
-            parts.append(Part(subject, session, session.hear("ready")))
+        parts = [Part(subject) for subject in subjects]
+
+        def turn_of(part: Part, what: str, step: Callable[[Part], None]) -> None:
+            if part.broken:
+                return
+            if what:
+                tell(what, part.subject)
+            try:
+                step(part)
+            except EdgeL0Error as error:
+                if not failed:
+                    raise
+                part.broken = True
+                failed(part.subject.path, error)
+
+        def load(part: Part) -> None:
+            part.session = stack.enter_context(start(part.subject.job, max_secs + GRACE_SECS))
+            part.ready = part.session.hear("ready")
+
+        def warm(part: Part) -> None:
+            part.warm = part.ask("warm", "warmup", **WARMUP, limit=max_secs)
+
+        def profile(part: Part) -> None:
+            part.profile = part.ask("operators", "operators", runs=PROFILED_RUNS)
+
         for part in parts:
-            tell("warm up", part.subject)
-            part.warm = part.session.ask("warm", "warmup", **WARMUP, limit=max_secs)
+            turn_of(part, "load", load)
+        for part in parts:
+            turn_of(part, "warm up", warm)
         for turn in range(2 * rounds):
-            waiting = parts if turn < rounds else _unquiet(parts, rounds, max_secs, together)
+            sound = [part for part in parts if not part.broken]
+            waiting = sound if turn < rounds else _unquiet(sound, rounds, max_secs, together)
             for part in waiting[:: -1 if turn % 2 else 1]:
-                tell("run" if turn < rounds else "repeat", part.subject)
-                part.run(turn, share)
+                turn_of(part, "run" if turn < rounds else "repeat", partial(Part.run, turn=turn, share=share))
         for part in parts:
             if operators:
-                tell("profile", part.subject)
-                part.profile = part.session.ask("operators", "operators", runs=PROFILED_RUNS)
-            part.end = part.session.ask("end", "end")
+                turn_of(part, "profile", profile)
+            turn_of(part, "", lambda part: part.end.update(part.ask("end", "end")))
     if progress and parts:
         progress("measured", 1.0)
-    return [row(part, num_runs, rounds) for part in parts]
+    return [row(part, num_runs, rounds) for part in parts if part.batches]
 
 
 def _unquiet(parts: list[Part], rounds: int, max_secs: float, together: bool) -> list[Part]:

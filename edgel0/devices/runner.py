@@ -26,11 +26,13 @@ import importlib
 import json
 import os
 import platform
+import select
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from array import array
 from collections.abc import Callable
@@ -427,10 +429,21 @@ def serve(job: dict[str, Any], say: Callable[..., None]) -> None:
     return None
 
 
+def watch(events: int) -> None:
+    """Leave at once when nobody reads the events any more: a link was cut in the middle of a run, or a hang."""
+    closed = select.poll()
+    closed.register(events, 0)  # an error of a pipe, or the hang-up of a socket, is always reported
+    while not closed.poll():
+        pass
+    os._exit(1)
+
+
 def main(argument: str) -> int:
     """Serve one job; keep the real stdout for events and point file descriptor 1 at stderr."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    if hasattr(select, "poll"):
+        threading.Thread(target=watch, args=(events.fileno(),), daemon=True).start()
 
     def say(event: str, **details: Any) -> None:
         print(json.dumps({"event": event, **details}), file=events, flush=True)

@@ -1,0 +1,92 @@
+"""Which board is meant? ``local``, ``ssh://pi@host``, ``adb:SERIAL``, ``qemu:CORE``, or a ``devices/NAME.toml``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from edgel0.errors import DeviceError, UsageError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+KINDS = ("local", "ssh", "adb", "qemu")
+FOLDER = Path("devices")
+
+
+@dataclass(frozen=True)
+class Board:
+    """A place where models run; ``python`` is its interpreter ("" is the default of the transport).
+
+    ``address`` is ``user@host``, an adb serial or a core; ``port`` 0 leaves the port to ssh.
+    """
+
+    name: str
+    transport: str
+    address: str = ""
+    port: int = 0
+    python: str = ""
+    folder: str = ""
+    threads: int = 0
+    notes: str = ""
+
+
+def find_board(text: str, folder: Path = FOLDER) -> Board:
+    """Return the board that ``--on`` names. Raises UsageError where there is no such board."""
+    kind, _, rest = text.partition(":")
+    if text == "local":
+        return Board(text, "local")
+    if kind == "ssh" and rest.startswith("//"):
+        return _ssh(text)
+    if kind in ("adb", "qemu") and (rest or text == "adb"):
+        return Board(text, kind, rest)
+    path = Path(text) if text.endswith(".toml") else folder / f"{text}.toml"
+    if path.is_file() and (text.endswith(".toml") or path.parent == folder):
+        return read_board(path)
+    known = ["local", *(board.stem for board in sorted(folder.glob("*.toml")))]
+    raise UsageError(
+        f"there is no board {text!r}: neither local, ssh://USER@HOST, adb, adb:SERIAL or qemu:CORE, nor a file "
+        f"{path.as_posix()!r}; known are {', '.join(known)}{nearest(text, known) or '.'}"
+    )
+
+
+def read_board(path: Path) -> Board:
+    """Read a board file. Raises UsageError for a wrong key or value, DeviceError when it cannot be read."""
+    try:
+        rows: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DeviceError(f"cannot read the board file {path.as_posix()!r}: {error}.") from error
+    except ValueError as error:
+        raise UsageError(f"{path.as_posix()!r} is not TOML ({error}); correct that line.") from error
+    rows.pop("board", None)  # what it is, for people and predictions: a table that measuring does not need
+    types = {field.name: str if field.type == "str" else int for field in fields(Board) if field.name != "name"}
+    for key, value in rows.items():
+        if key not in types:
+            raise UsageError(f"{path.as_posix()!r} has a key {key!r}, which no board has{nearest(key, types) or '.'}")
+        if type(value) is not types[key]:
+            raise UsageError(f"{key!r} in {path.as_posix()!r} is {value!r}; expected {types[key].__name__}.")
+    if rows.get("transport") not in KINDS:
+        raise UsageError(f"'transport' in {path.as_posix()!r} is {rows.get('transport')!r}; it is {', '.join(KINDS)}.")
+    if rows["transport"] == "ssh" and not rows.get("address"):
+        raise UsageError(f'{path.as_posix()!r} has no address; give one, as in  address = "pi@raspberrypi.local".')
+    return Board(path.stem, **rows)
+
+
+def _ssh(text: str) -> Board:
+    """Take an ssh:// address apart; everything that is not in it is left to the user's ssh configuration."""
+    try:
+        port = urlsplit(text).port or 0
+    except ValueError as error:
+        raise UsageError(
+            f"{text!r} is no address ({error}); expected ssh://USER@HOST or ssh://USER@HOST:PORT."
+        ) from None
+    place = text.removeprefix("ssh://").rstrip("/")
+    place = place.removesuffix(f":{port}") if port else place
+    if not place or "/" in place:
+        raise UsageError(f"{text!r} names no host; expected ssh://USER@HOST or ssh://USER@HOST:PORT.")
+    return Board(text, "ssh", place, port)

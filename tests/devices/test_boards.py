@@ -1,0 +1,334 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from edgel0.devices import links
+from edgel0.devices.boards import Board, find_board
+from edgel0.devices.curing import CURES
+from edgel0.devices.profiling import Failure, alone, profile
+from edgel0.errors import DeviceError, UsageError
+from edgel0.types import Measurement
+
+FAKE_RUNNER = Path(__file__).with_name("fake_runner.py")
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """An ssh and an adb that run commands in a real sh here, first in PATH."""
+    folder = tmp_path_factory.mktemp("bin")
+    text = Path(__file__).with_name("fake_program.py").read_text()
+    for name in ("ssh", "adb"):
+        (folder / name).write_text(f"#!{sys.executable} -S\n{text}")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def lab(programs, tmp_path, monkeypatch):
+    """A board's folder and the knob of what goes wrong there."""
+    (programs / "argv").unlink(missing_ok=True)
+    (programs / "how").unlink(missing_ok=True)
+    (tmp_path / "board").mkdir()
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "board", lambda how: (programs / "how").write_text(how)
+
+
+def board(kind, folder, **more):
+    return Board(f"{kind}-board", kind, "pi@board", python=sys.executable, folder=str(folder), **more)
+
+
+def left(folder, seconds=5.0):
+    """Return what is still on the board once its shell had the time to tidy."""
+    end = time.monotonic() + seconds
+    while list(folder.iterdir()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return [path.name for path in folder.iterdir()]
+
+
+def processes(folder):
+    """Return the processes whose command line names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(folder) in words and int(path.parent.name) != os.getpid():
+            found.append(words)
+    return found
+
+
+def gone(folder, seconds=5.0):
+    end = time.monotonic() + seconds
+    while processes(folder) and time.monotonic() < end:
+        time.sleep(0.02)
+    return processes(folder) == []
+
+
+@pytest.fixture
+def fake_runner(monkeypatch):
+    monkeypatch.setattr(links.runner, "__file__", str(FAKE_RUNNER))
+
+
+# The contract of a transport
+
+KINDS = list(links.TRANSPORTS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_go_there_and_come_back(kind, lab, tmp_path):
+    folder, _ = lab
+    link = links.open_board(board(kind, folder))
+    (tmp_path / "a").write_bytes(bytes(range(256)) * 999)
+    link.push(tmp_path / "a", f"{folder}/b")
+    link.pull(f"{folder}/b", tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == (folder / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_command_that_fails_is_an_error_with_its_words(kind, lab):
+    link = links.open_board(board(kind, lab[0]))
+    assert link.run(["printf", "%s", "a  b"]) == b"a  b"
+    with pytest.raises(DeviceError, match=r"-board: .*exit code 5.*'no paper'"):
+        link.run(["sh", "-c", "echo no paper >&2; exit 5"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_is_measured_and_nothing_stays(kind, lab, onnx_file):
+    folder, _ = lab
+    (row,) = profile([board(kind, folder)], [onnx_file], min_secs=0.05)
+    assert isinstance(row, Measurement)
+    assert (len(row.samples_ms) >= 50, row.board.split(":")[0]) == (True, f"{kind}-board")
+    assert row.artifact == onnx_file.as_posix()
+    assert (left(folder), gone(folder)) == ([], True)
+
+
+# Names reach the board as they are, and no shell reads them
+
+hostile = st.text(
+    st.characters(blacklist_characters="\0/", blacklist_categories=["Cs"]) | st.sampled_from(" ;$()`'\"\\\n-*&|<>!~#"),
+    min_size=1,
+    max_size=40,
+).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
+
+
+@pytest.mark.parametrize("kind", ["ssh", "adb"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=hostile)
+@example(name="; touch pwned")
+@example(name="$(touch pwned)")
+@example(name="a\n touch pwned\n")
+@example(name="-rf")
+@example(name="'\"\\'`touch pwned`")
+def test_hostile_names_arrive_unharmed(kind, name, lab, tmp_path):
+    folder, _ = lab
+    link = links.open_board(board(kind, folder))
+    source = tmp_path / "source"
+    source.mkdir(exist_ok=True)
+    (source / name).write_text(name)
+    link.push(source / name, f"{folder}/{name}")
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert (folder / name).read_bytes() == (source / name).read_bytes()
+    assert link.run(["printf", "%s", name]).decode() == name
+    link.run(["rm", "-rf", "--", f"{folder}/{name}"])
+    assert list(folder.iterdir()) == []
+    (source / name).unlink()
+
+
+@pytest.mark.parametrize("kind", ["ssh", "adb"])
+@pytest.mark.parametrize("name", ["; touch pwned;.onnx", "$(touch pwned).onnx", "-a\nb 'ü\".onnx", "\\`x`.onnx"])
+def test_models_of_hostile_names_are_measured(kind, name, lab, tmp_path, monkeypatch, fake_runner):
+    folder, _ = lab
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    (row,) = profile([board(kind, folder)], [Path(name)], num_runs=5, min_secs=0)
+    assert row.artifact == name
+    assert (list(folder.iterdir()), list(tmp_path.rglob("pwned"))) == ([], [])
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=touch pwned", "a;touch pwned", "$(touch pwned)"])
+def test_a_hostile_host_is_one_argument_after_the_options(host, lab, programs):
+    links.open_board(find_board(f"ssh://{host}")).run(["true"])
+    (argv,) = [json.loads(line) for line in (programs / "argv").read_text().splitlines()]
+    assert argv[-3:] == ["--", host, "true"]
+
+
+# Faults: a row each, nothing left on the board, nothing measured is lost
+
+FAULTS = {
+    "refused": ("ssh", "nothing listens there"),
+    "key": ("ssh", "it refused the key"),
+    "changed": ("ssh", "host key is not the one"),
+    "unauthorized": ("adb", "unlock it"),
+    "several": ("adb", "choose one with adb:SERIAL"),
+    "full": ("ssh", "no space left"),
+    "architecture": ("ssh", "built for another architecture"),
+    "greeting": ("ssh", "find out what else prints"),
+    "garbage": ("ssh", "Welcome to this board!"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_a_row(fault, lab, tmp_path, fake_runner):
+    kind, text = FAULTS[fault]
+    folder, happen = lab
+    happen(fault)
+    (tmp_path / "plain.onnx").touch()
+    (row,) = profile([board(kind, folder)], [tmp_path / "plain.onnx"], num_runs=5, min_secs=0)
+    assert isinstance(row, Failure)
+    assert text in str(row.error)
+    assert row.error.exit_code == 3
+    assert gone(folder)
+    assert left(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("kill-samples", "killed by SIGKILL while running .*; most likely memory ran out"),
+        ("exit-warm", "exit code 1 while warming up .*no more paper"),
+        ("garbage-warm", "Welcome to this board!"),
+        ("half-samples", "ended with exit code 0 while running"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ssh", "adb"])
+def test_a_runner_that_fails_is_a_row_and_the_others_go_on(kind, name, text, lab, tmp_path, fake_runner):
+    folder, _ = lab
+    for model in (name, "plain"):
+        (tmp_path / f"{model}.onnx").touch()
+    files = [tmp_path / f"{model}.onnx" for model in (name, "plain")]
+    good, bad = profile([board(kind, folder)], files, num_runs=5, min_secs=0)
+    assert (good.artifact, bad.artifact) == (files[1].as_posix(), files[0].as_posix())
+    assert re.search(text, str(bad.error))
+    assert (left(folder), gone(folder)) == ([], True)
+
+
+def test_a_hang_ends_at_the_limit(lab, tmp_path, fake_runner, monkeypatch):
+    folder, _ = lab
+    monkeypatch.setattr("edgel0.devices.measure.GRACE_SECS", 0.2)
+    (tmp_path / "hang-warm.onnx").touch()
+    (row,) = profile([board("ssh", folder)], [tmp_path / "hang-warm.onnx"], num_runs=5, min_secs=0, max_secs=0.5)
+    assert "no answer within 0.7 s" in str(row.error)
+    assert left(folder) == []
+
+
+def test_a_link_cut_in_the_middle_keeps_what_was_measured(lab, onnx_file):
+    folder, happen = lab
+    happen("cut")
+    row, failure = profile([board("ssh", folder)], [onnx_file], min_secs=0.05)
+    assert len(row.samples_ms) >= 10
+    assert row.notes[0] == f"cut short after {len(row.samples_ms)} runs"
+    assert "the link was cut" in str(failure.error)
+    assert (left(folder), gone(folder)) == ([], True)  # the board's own shell and runner did it: nobody can reach them
+
+
+def test_a_missing_runtime_names_what_to_install_there(lab, tmp_path, onnx_file, monkeypatch):
+    (tmp_path / "absent" / "onnxruntime").mkdir(parents=True)
+    (tmp_path / "absent" / "onnxruntime" / "__init__.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"))
+    (row,) = profile([board("ssh", lab[0])], [onnx_file])
+    assert "python3 -m pip install onnxruntime  there" in str(row.error)
+    assert left(lab[0]) == []
+
+
+def test_one_board_that_fails_does_not_stop_the_others(lab, tmp_path, fake_runner):
+    folder, happen = lab
+    happen("refused")
+    (tmp_path / "plain.onnx").touch()
+    boards = [board("ssh", folder), board("local", folder)]
+    heard = []
+    rows = profile(boards, [tmp_path / "plain.onnx"], num_runs=5, min_secs=0, found=heard.append)
+    assert [type(row) for row in rows] == [Failure, Measurement]
+    assert {id(row) for row in heard} == {id(row) for row in rows}
+
+
+def test_jobs_on_one_board_take_turns(lab):
+    one = board("ssh", lab[0])
+    with alone(one):
+        with pytest.raises(DeviceError, match="busy with another job"), alone(one, patience=0.0):
+            pass
+        with alone(Board("other", "ssh", "pi@other"), patience=0.0):
+            pass
+    with alone(one, patience=0.0):
+        pass
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_an_interrupt_ends_the_runner_on_the_board(many, lab, tmp_path, monkeypatch):
+    folder, _ = lab
+    (tmp_path / "hang-warm.onnx").touch()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "devices").mkdir()
+    text = f"transport = 'ssh'\naddress = 'b'\npython = {sys.executable!r}\nfolder = {str(folder)!r}\n"
+    (tmp_path / "devices" / "one.toml").write_text(text)
+    (tmp_path / "devices" / "two.toml").write_text(text.replace("'b'", "'c'"))
+    code = f"""
+import sys
+from edgel0.devices import links
+from edgel0.cli import main
+links.runner.__file__ = {str(FAKE_RUNNER)!r}
+sys.argv = ["edgel0", "profile", "hang-warm.onnx", "--on", {"one,two" if many else "one"!r}]
+main()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    begun = 2 if many else 1
+    deadline = time.monotonic() + 30
+    while len(list(folder.glob("*/log"))) < begun and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    process.stderr.close()
+    assert left(folder) == []
+
+
+# Board files and names
+
+
+def test_boards_are_addresses_or_files(tmp_path):
+    assert find_board("local") == Board("local", "local")
+    assert find_board("ssh://pi@host:2222") == Board("ssh://pi@host:2222", "ssh", "pi@host", 2222)
+    assert find_board("ssh://host") == Board("ssh://host", "ssh", "host")
+    assert (find_board("adb").address, find_board("adb:127.0.0.1:5555").address) == ("", "127.0.0.1:5555")
+    (tmp_path / "kitchen.toml").write_text(
+        'transport = "ssh"\naddress = "pi@kitchen"\nthreads = 4\n[board]\nsoc = "x"\n'
+    )
+    assert find_board("kitchen", tmp_path) == Board("kitchen", "ssh", "pi@kitchen", threads=4)
+    assert find_board(str(tmp_path / "kitchen.toml")).name == "kitchen"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("transport = 'shs'", "'transport' in"),
+        ("transport = 'ssh'", "has no address"),
+        ("transport = 'local'\nthread = 4", "did you mean 'threads'"),
+        ("transport = 'local'\nthreads = 'four'", "expected int"),
+        ("transport =", "is not TOML"),
+    ],
+)
+def test_a_wrong_board_file_is_a_usage_error(text, message, tmp_path):
+    (tmp_path / "b.toml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        find_board("b", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["kitchn", "../kitchen", "ssh://", "ssh://h:port", "", "qemu:", "ssh://a/b"])
+def test_no_such_board_is_a_usage_error(text, tmp_path):
+    (tmp_path / "kitchen.toml").write_text('transport = "local"\n')
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(UsageError):
+        find_board(text, tmp_path / "sub")
+
+
+def test_every_cure_is_one_clause():
+    assert all(advice[-1] not in ".;" for advice in CURES.values())
