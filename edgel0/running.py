@@ -137,7 +137,8 @@ def finish(
 
     files = [(which, f"{which}.{kind}", "float32") for which in programs for kind in recipe.export.formats]
     files += [("slim", name, precision) for name, precision in recipe.export.quantized()]
-    observed = spread_out([(x.unsqueeze(0),) for x in data.x_train], recipe.export.calibrate)
+    chosen = spread_out(list(range(len(data.x_train))), recipe.export.calibrate)
+    observed = [(data.x_train[at].unsqueeze(0),) for at in chosen]
     artifacts: dict[str, list[Artifact]] = {"dense": [], "slim": [], "quantized": []}
     for which, name, precision in files:
         say(f"exporting {name}")
@@ -149,6 +150,7 @@ def finish(
             inputs=samples,
             labels=data.y_test[: len(samples)].tolist(),
             calibrate=observed,
+            calibrate_labels=data.y_train[chosen].tolist(),
             precision=precision,
             max_drop=recipe.export.max_accuracy_drop if recipe.export.max_accuracy_drop < 1 else None,
             keep_float=recipe.export.kept if PRECISIONS[precision].calibrated else (),

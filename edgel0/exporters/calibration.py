@@ -38,7 +38,7 @@ def read_samples(path: Path, program: ExportedProgram) -> list[Sample]:
     return [pytree.tree_unflatten(row, spec) for row in zip(*columns, strict=True)]
 
 
-def spread_out(samples: list[Sample], count: int) -> list[Sample]:
+def spread_out(samples: list[Any], count: int) -> list[Any]:
     """Choose ``count`` samples, evenly spaced; all where there are fewer."""
     if count >= len(samples):
         return samples

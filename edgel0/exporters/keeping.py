@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgel0.errors import UsageError, nearest
-from edgel0.exporters.parity import Arrays
+from edgel0.exporters.parity import Arrays, accuracy
 
 PROBES = 8  # samples on which the sensitivity of one layer is measured
 
@@ -61,17 +61,20 @@ class Kept:
 class Judge:
     """How an integer file is judged: ``run`` opens one and answers the samples that it was calibrated on.
 
-    ``expected`` are the float32 answers; ``allowed`` is the share of samples whose largest output may be another one.
-    No labels are needed: accuracy cannot fall by more than that share.
+    ``expected`` are the float32 answers; ``allowed`` is by how much accuracy may fall on these samples. Where their
+    ``labels`` are not known it is the share of samples whose largest output may be another one, which bounds that.
     """
 
     run: Callable[[bytes, int], list[Arrays]]
     expected: list[Arrays]
     allowed: float
+    labels: Sequence[int] | None = None
 
     def changed(self, content: bytes) -> float:
-        """Return the share of answers with another largest output."""
+        """Return how much accuracy falls, or the share of answers with another largest output."""
         found = self.run(content, len(self.expected))
+        if self.labels is not None:
+            return accuracy(self.expected, self.labels) - accuracy(found, self.labels)
         pairs = zip(self.expected, found, strict=True)
         return float(np.mean([(want[0].argmax(-1) != got[0].argmax(-1)).mean() for want, got in pairs]))
 

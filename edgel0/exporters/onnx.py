@@ -10,22 +10,24 @@ import torch
 from torch.export import ExportedProgram
 
 from edgel0.errors import ParityError
-from edgel0.exporters.batching import any_batch
+from edgel0.exporters.batching import AXIS, any_batch
 from edgel0.exporters.foreign import foreign, load
 from edgel0.exporters.fusion import fuse_batch_norm
 from edgel0.exporters.onnx_precision import requantized
 from edgel0.exporters.order import Order
 from edgel0.exporters.parity import compare
 from edgel0.exporters.runtimes import arrays, open_onnx
+from edgel0.exporters.shapes import with_shapes
 from edgel0.exporters.signature import Signature, Tensors, example, signature
+from edgel0.files.reading import moving_parts
 
 
 def write_onnx(program: ExportedProgram, path: Path, order: Order) -> dict[str, Any]:
     """Write a program as one ONNX file, weights inside; the same program and samples give the same bytes.
 
     Inputs and outputs stay float32. Returns the provenance as the file carries it, under the metadata key ``edgel0``:
-    what was given and an entry ``onnx`` that names the opset, whether the graph is simplified, and for integer files
-    the layers kept in float32 and, where asked for, the sensitivity of each.
+    what was given and an entry ``onnx`` that names the opset, whether the graph is simplified, how many operators and
+    transposes it has, and for integer files the layers kept in float32 and, where asked for, the sensitivity of each.
     """
     order.refuse_layout("ONNX")
     onnx, onnxsim = load("onnx", "onnx"), load("onnxsim", "onnx")
@@ -45,7 +47,10 @@ def write_onnx(program: ExportedProgram, path: Path, order: Order) -> dict[str, 
             named = [dict(zip(names.inputs, arrays(sample), strict=True)) for sample in order.samples]
             model, kept = requantized(model, order, named)
             told = kept.told()
+        if order.batch or order.precision != "float32":
+            model = with_shapes(model, AXIS if order.batch else "")
         _strip_(model)
+        told = {**moving_parts(model.SerializeToString(), ".onnx"), **told}
         told = {"opset": model.opset_import[0].version, "simplified": simplified, **told}
         carried = {**order.provenance, "onnx": told}
         onnx.helper.set_model_props(model, {"edgel0": json.dumps(carried, sort_keys=True)})

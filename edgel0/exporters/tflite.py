@@ -19,6 +19,7 @@ from edgel0.exporters.runtimes import arrays
 from edgel0.exporters.signature import Signature, channels_last, example, signature
 from edgel0.exporters.tflite_precision import partitions, requantized
 from edgel0.exporters.tidying import tidy_
+from edgel0.files.reading import moving_parts
 
 LAYOUTS = ("nchw", "nhwc")
 
@@ -29,8 +30,8 @@ def write_tflite(program: ExportedProgram, path: Path, order: Order) -> dict[str
     With ``layout="nhwc"`` every 4-D input is channels-last; outputs keep the program's layout. 64-bit integers become
     32-bit, as runtimes want them. Samples come in the program's layout; inputs and outputs of a file with integer
     activations are integers, too. Returns the provenance as the file carries it, in the metadata entry ``edgel0``: what
-    was given and an entry ``tflite`` with the layout, in how many partitions the delegate runs the file, the kinds of
-    operators outside of them, and what was kept in float32.
+    was given and an entry ``tflite`` with the layout, operators and transposes, in how many partitions the delegate
+    runs the file, the kinds of operators outside of them, and what was kept in float32.
     """
     layout = order.layout
     if layout not in LAYOUTS:
@@ -52,7 +53,7 @@ def write_tflite(program: ExportedProgram, path: Path, order: Order) -> dict[str
             kept, left = requantized(_edited(content, lambda model: _name_(model, names)), order, named)
             content, told = kept.content, {"kept_float": left, **kept.told()}
         count, outside = partitions(content)
-        told = {"layout": layout, "partitions": count, "outside": outside, **told}
+        told = {"layout": layout, "partitions": count, "outside": outside, **moving_parts(content, ".tflite"), **told}
         carried = {**order.provenance, "tflite": told}
 
         def label_(model: Any) -> None:

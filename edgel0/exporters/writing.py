@@ -61,6 +61,7 @@ def export(
     precision: str = "float32",
     calibrate: Sequence[tuple[Any, ...]] | None = None,
     labels: Sequence[int] | None = None,
+    calibrate_labels: Sequence[int] | None = None,
     tolerance: float | None = None,
     max_drop: float | None = None,
     keep_float: str | Sequence[str] = (),
@@ -80,7 +81,8 @@ def export(
     ``calibrate`` their ranges on. ``labels``, a class per sample of ``inputs``, add the file's accuracy, which may be
     lower than the reference's by ``max_drop``; without labels so large a share of samples may have another largest
     output. ``keep_float`` leaves layers of such a file in float32: patterns of their names or kinds, or "auto" for the
-    fewest, the most sensitive first, that keep ``max_drop`` on the samples of ``calibrate``. ``sensitivity`` has each
+    fewest, the most sensitive first, that keep ``max_drop`` on the samples of ``calibrate``, whose classes are
+    ``calibrate_labels`` where they are known. ``sensitivity`` has each
     layer's written into the file. ``dynamic_batch`` makes the first axis of an ONNX file's inputs and outputs one of
     any size; the other formats take one sample at a time. The runtimes of other Python ``interpreters`` must answer
     alike. Beside the file stands ``<path>.json`` with its digest, inputs, outputs, cost, parity, provenance, the
@@ -121,6 +123,8 @@ def export(
     with torch.no_grad():
         expected = [arrays(model(*sample)) for sample in samples]
 
+    judged = keep_float or sensitivity
+    judge = _judge(slim.program, row, layout, observed, calibrate_labels, max_drop) if judged else None
     with _beside(target) as partial:
         say(f"writing {target.name}")
         order = Order(
@@ -130,7 +134,7 @@ def export(
             precision=precision,
             samples=[leaves(sample) for sample in observed],
             keep=keep_float if isinstance(keep_float, str) else tuple(keep_float),
-            judge=_judge(slim.program, row, layout, observed, max_drop) if keep_float or sensitivity else None,
+            judge=judge,
             ranking=sensitivity,
             batch=dynamic_batch,
             say=lambda text: say(f"writing {target.name}: {text}"),
@@ -192,7 +196,12 @@ def export(
 
 
 def _judge(
-    program: ExportedProgram, row: Exporter, layout: str, samples: Sequence[tuple[Any, ...]], allowed: float | None
+    program: ExportedProgram,
+    row: Exporter,
+    layout: str,
+    samples: Sequence[tuple[Any, ...]],
+    labels: Sequence[int] | None,
+    allowed: float | None,
 ) -> Judge:
     """Return who decides how much of an integer file stays in float32: the program's own answers."""
     module = program.module(check_guards=False)
@@ -203,7 +212,7 @@ def _judge(
         runtime = row.open(content, layout)
         return [runtime.run(leaves(sample)) for sample in samples[:count]]
 
-    return Judge(run, expected, math.inf if allowed is None else allowed)
+    return Judge(run, expected, math.inf if allowed is None else allowed, labels)
 
 
 def _where(

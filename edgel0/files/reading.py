@@ -46,6 +46,16 @@ def read(path: str | Path) -> Graph:
         ) from error
 
 
+def moving_parts(content: bytes, suffix: str) -> dict[str, int]:
+    """Count the operators of a file's bytes, and how many of them only turn axes; {} where the reader refuses them."""
+    try:
+        graph = READERS[suffix](memoryview(content), Path(f"memory{suffix}"))
+    except (UsageError, MalformedError, struct.error, OverflowError):
+        return {}
+    turning = sum(operator.kind.upper() == "TRANSPOSE" for operator in graph.operators)
+    return {"operators": len(graph.operators), "transposes": turning}
+
+
 def _mapped(path: Path) -> memoryview:
     """Map a regular file, so that the weights of a large one are never loaded."""
     try:

@@ -1,9 +1,12 @@
 """Small networks as the exporters get them: traced, with a made-up cost."""
 
+import importlib.util
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgel0.exporters.writing import EXPORTERS
 from edgel0.types import Cost, Slimmed
 
 
@@ -64,3 +67,7 @@ def randomised(model, seed=0):
 def slimmed(model, *example):
     program = torch.export.export(model, example, strict=False)
     return Slimmed(program, Cost(1, 2, 3, 4), Cost(10, 20, 30, 40), {"rule": "median", "kept": {"stem": 8}})
+
+
+# The formats whose libraries are installed; ExecuTorch is heavy, so its own tests skip without it.
+WRITABLE = [suffix for suffix in EXPORTERS if suffix != ".pte" or importlib.util.find_spec("executorch")]

@@ -109,6 +109,22 @@ def test_labels_decide_where_there_are_some(fragile, tmp_path, suffix):
     export(fragile, tmp_path / f"m{suffix}", max_drop=0.01, labels=wrong, **options)
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_labels_of_the_calibration_decide_what_stays_float(fragile, tmp_path, suffix):
+    """Answers that were wrong anyway may change; then nothing needs to stay in float32."""
+    data = drawn(fragile, 100)
+    with torch.no_grad():
+        module = fragile.program.module()
+        right = [int(module(*sample).argmax()) for sample in data]
+    options = {"precision": "static_wi8_ai8", "calibrate": data, "inputs": data, "tolerance": 100.0}
+    for labels, some in ((right, True), ([(label + 1) % 5 for label in right], False)):
+        made = export(
+            fragile, tmp_path / f"m{suffix}", max_drop=0.02, keep_float="auto", labels=labels, calibrate_labels=labels,
+            **options,
+        )  # fmt: skip
+        assert ("kept_layers" in made.provenance[made.format]) == some
+
+
 def test_what_cannot_be_asked_for(fragile, tmp_path):
     path, data = tmp_path / "m.onnx", drawn(fragile)
     with pytest.raises(UsageError, match="give max_drop"):
