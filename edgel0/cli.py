@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from edgel0 import __version__
-from edgel0.errors import EdgeL0Error, UsageError, printable
+from edgel0.errors import DeviceError, EdgeL0Error, UsageError, printable
 
 app = typer.Typer(
     name="edgel0",
@@ -245,7 +245,10 @@ def profile(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, raw samples included.")] = False,
     on: Annotated[
-        str, typer.Option(help="Boards: local, ssh://USER@HOST, adb[:SERIAL] or NAME of devices/NAME.toml; a,b,c.")
+        str,
+        typer.Option(
+            help="Boards: local, ssh://USER@HOST, adb[:SERIAL], NAME of devices/NAME.toml, qemu:CORE to count; a,b,c."
+        ),
     ] = "local",
     max_secs: Annotated[float, typer.Option(min=0, help="At most so many seconds of each.")] = 150.0,
 ) -> None:
@@ -255,9 +258,10 @@ def profile(
     from edgel0.devices.boards import find_board
     from edgel0.devices.profiling import Failure
     from edgel0.devices.profiling import profile as profile_on
-    from edgel0.report.text import measurements
+    from edgel0.report.text import counts_table, measurements
 
-    boards = [find_board(name) for name in dict.fromkeys(on.split(","))]
+    asked = [find_board(name) for name in dict.fromkeys(on.split(","))]
+    boards = [board for board in asked if board.transport != "qemu"]
     console = _console(stderr=as_json)
     limits: dict[str, Any] = {"threads": threads, "num_runs": num_runs, "min_secs": min_secs, "operators": operators}
     with console.status("measuring") as status:
@@ -266,23 +270,36 @@ def profile(
 
             found: list[Any] = list(measure_by_binary(files, benchmark_model, **limits))
         else:
-            found = profile_on(
-                boards,
-                files,
-                cores=_cores(cores),
-                max_secs=max_secs,
-                progress=lambda what, done: status.update(f"{what} {done:.0%}"),
-                **limits,
+            found = (
+                profile_on(
+                    boards,
+                    files,
+                    cores=_cores(cores),
+                    max_secs=max_secs,
+                    progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+                    **limits,
+                )
+                if boards
+                else []
             )
+        counts = []
+        for board in asked:
+            if board.transport == "qemu":
+                from edgel0.devices.qemu import count
+
+                counts += count(files, board.address, progress=lambda what, done: status.update(f"{what} {done:.0%}"))
     failures = [row for row in found if isinstance(row, Failure)]
     rows = [row for row in found if not isinstance(row, Failure)]
     if as_json:
         told = [{"board": row.board, "artifact": row.artifact, "error": str(row.error)} for row in failures]
         measured = [dataclasses.asdict(row) for row in rows]
-        typer.echo(json.dumps({"schema": 1, "measurements": measured, "failures": told}))
+        counted = [dataclasses.asdict(row) for row in counts]
+        typer.echo(json.dumps({"schema": 1, "measurements": measured, "counts": counted, "failures": told}))
     else:
         for name in dict.fromkeys(row.board for row in rows):
             console.print(measurements([row for row in rows if row.board == name]))
+        if counts:
+            console.print(counts_table(counts))
     for row in failures:
         where = f"{row.artifact}: " if row.artifact else ""
         _console(stderr=True).print(f"edgel0: {where}{row.error}", style="red", soft_wrap=True)
@@ -496,8 +513,41 @@ def baseline_update(
     typer.echo(f"{path} is written; commit it." if lines else f"{path} is as it was.")
 
 
-devices_app = typer.Typer(help="Boards and emulated cores to measure on.", no_args_is_help=True, rich_markup_mode=None)
+devices_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(devices_app, name="devices")
+
+
+@devices_app.callback(invoke_without_command=True)
+def devices(context: typer.Context) -> None:
+    """List boards and emulated cores to measure on, and whether they answer."""
+    if context.invoked_subcommand:
+        return
+    from edgel0.devices.examining import boards, states
+    from edgel0.report.text import board_table
+
+    console, found = _console(), boards()
+    with console.status("asking each board"):
+        told = states(found)
+    console.print(board_table(found, told))
+
+
+@app.command()
+def doctor(
+    board: Annotated[
+        str, typer.Argument(help="local, ssh://USER@HOST, adb[:SERIAL], qemu:CORE or a board file.")
+    ] = "local",
+) -> None:
+    """Say what a board lacks for measuring, and how to mend it."""
+    from edgel0.devices.boards import find_board
+    from edgel0.devices.examining import doctor as examine
+    from edgel0.report.text import findings_table
+
+    console, asked = _console(), find_board(board)
+    with console.status(f"looking at {asked.name}"):
+        findings = examine(asked)
+    console.print(findings_table(findings))
+    if any(finding.mend and finding.what != "governor" for finding in findings):
+        raise typer.Exit(DeviceError.exit_code)
 
 
 @devices_app.command()

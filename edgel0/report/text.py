@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgel0.errors import printable
 from edgel0.quantities import format_bytes, format_count, format_ms, format_percent
 from edgel0.types import Comparison, Count, Measurement
+
+if TYPE_CHECKING:
+    from edgel0.devices.boards import Board
+    from edgel0.devices.examining import Finding
 
 UNKNOWN = "–"  # noqa: RUF001 - typography for people
 SLOWER = 1.05  # times the float32 file's p50, measured in turns
@@ -182,6 +187,26 @@ def _time(ms: float) -> str:
 
 def _file(row: Measurement) -> str:
     return row.artifact.rpartition("/")[2]
+
+
+def board_table(boards: Sequence[Board], states: Sequence[str]) -> RenderableType:
+    """Return the table of boards: by which way each is reached, where, and whether it answers."""
+    table = _grid("board", "by", "state")
+    table.columns[1].justify = table.columns[2].justify = "left"
+    table.columns[2].no_wrap, table.columns[2].overflow = False, "fold"
+    for board, state in zip(boards, states, strict=True):
+        table.add_row(*(Text(printable(part)) for part in (board.name, board.transport, state)))
+    return table
+
+
+def findings_table(findings: Sequence[Finding]) -> RenderableType:
+    """Return what was looked at on a board, what was found, and below it how to mend what is wrong."""
+    table = _grid("", "found", "")
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
+    for finding in findings:
+        table.add_row(finding.what, Text(printable(finding.found)), "to mend" if finding.mend else "ok")
+    advice = [Text(printable(f"{finding.what}: {finding.mend}")) for finding in findings if finding.mend]
+    return Group(table, *([Text("")] if advice else []), *advice)
 
 
 def counts_table(rows: Sequence[Count]) -> RenderableType:
