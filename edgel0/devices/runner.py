@@ -442,6 +442,9 @@ def main(argument: str) -> int:
     """Serve one job; keep the real stdout for events and point file descriptor 1 at stderr."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    os.environ.setdefault(
+        "ORT_DISABLE_TELEMETRY", "1"
+    )  # it would leave files on the board, and a thread in the figures
     if hasattr(select, "poll"):
         threading.Thread(target=watch, args=(events.fileno(),), daemon=True).start()
 

@@ -81,6 +81,7 @@ def main(argument: str) -> int:
     """Answer one job; keep the real stdout for the one line and point file descriptor 1 at stderr."""
     told = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         print(json.dumps({"runtime": answer(json.loads(argument))}), file=told, flush=True)
     except Exception as error:  # noqa: BLE001 - runtimes raise types of their own

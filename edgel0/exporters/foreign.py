@@ -40,7 +40,11 @@ def foreign(task: str, log: Path, error: type[UsageError] | type[DeviceError] = 
 
 
 def load(module: str, extra: str) -> Any:
-    """Import an optional library silently, or raise an :class:`~edgel0.errors.ExtraError` that names the extra."""
+    """Import an optional library silently, or raise an :class:`~edgel0.errors.ExtraError` that names the extra.
+
+    ONNX Runtime reports nothing of the user's models to its makers, unless the user's environment says that it may.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     with silently():
         return need(module, extra)
 
