@@ -6,13 +6,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types wheel readme screenshots emulator instructions export lenet resnet8 step zoo soak clean
+.PHONY: demo test lint types wheel readme screenshots emulator boards instructions export lenet resnet8 step zoo soak clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgel0 run export/mnist-lenet5.toml
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not board and not emulator"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -46,6 +46,10 @@ readme: $(VENV)/dev.stamp
 # The pictures of the README, from a stored run, by a headless Chromium; ARGS=--verify keeps none.
 screenshots: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.screenshots $(ARGS)
+
+# Measuring over the real ssh; needs the Debian packages openssh-server and openssh-client, and root.
+boards: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m board
 
 # Instructions of dense and slim networks on three cores, counted in two emulators; some ten minutes.
 instructions: $(VENV)/dev.stamp

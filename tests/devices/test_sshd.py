@@ -1,0 +1,172 @@
+"""A real sshd on the loopback, with keys and a configuration of its own, reached by the real ssh."""
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edgel0.devices.boards import Board
+from edgel0.devices.examining import doctor
+from edgel0.devices.profiling import Failure, profile
+from edgel0.types import Measurement
+
+SSHD, SSH = shutil.which("sshd") or "/usr/sbin/sshd", shutil.which("ssh")
+missing = [name for name in (SSHD, "ssh", "ssh-keygen") if not shutil.which(name)]
+pytestmark = [
+    pytest.mark.board,
+    pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
+    pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() != 0, reason="this sshd needs root to log users in"),
+]
+SERVER = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host
+PidFile {folder}/pid
+AuthorizedKeysFile {folder}/user.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin yes
+"""
+CLIENT = """
+Host *
+  IdentityFile {folder}/{key}
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder}/{known}
+  StrictHostKeyChecking yes
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Start an sshd; yield its folder and port."""
+    folder = tmp_path_factory.mktemp("sshd")
+    for name in ("host", "user", "stranger", "other"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "server").write_text(SERVER.format(port=port, folder=folder))
+    for name, key in (("known", "host"), ("changed", "other")):
+        key = (folder / f"{key}.pub").read_text().split()[:2]
+        (folder / name).write_text(f"[127.0.0.1]:{port} {' '.join(key)}\n")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    daemon = subprocess.Popen([SSHD, "-D", "-f", folder / "server", "-E", folder / "log"])
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    yield folder, port
+    daemon.terminate()
+    daemon.wait(timeout=10)
+
+
+@pytest.fixture
+def reach(server, tmp_path, monkeypatch):
+    """A function that makes ``ssh`` use a key and a list of known hosts, and returns the board."""
+    folder, port = server
+    there = tmp_path / "board"
+    there.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def made(key="user", known="known", port=port):
+        config = tmp_path / "config"
+        config.write_text(CLIENT.format(folder=folder, key=key, known=known))
+        wrapper = tmp_path / "bin" / "ssh"
+        wrapper.parent.mkdir(exist_ok=True)
+        wrapper.write_text(f'#!/bin/sh\nexec {SSH} -F "{config}" "$@"\n')
+        wrapper.chmod(0o755)
+        monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
+        return Board("pi", "ssh", f"{getpass.getuser()}@127.0.0.1", port, sys.executable, str(there))
+
+    return made, there
+
+
+def empty(folder, seconds=10.0):
+    end = time.monotonic() + seconds
+    while any(folder.iterdir()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(folder.iterdir())
+
+
+def test_files_are_measured_and_nothing_stays(reach, onnx_file, tflite_file):
+    made, there = reach
+    rows = profile([made()], [onnx_file, tflite_file], min_secs=0.1, num_runs=10)
+    assert [type(row) for row in rows] == [Measurement, Measurement]
+    assert rows[0].board.startswith("pi: ")
+    assert [row.runtime.split()[0] for row in rows] == ["onnxruntime", "ai-edge-litert"]
+    assert empty(there)
+
+
+def test_awkward_names_reach_the_board(reach, onnx_file, tmp_path):
+    made, there = reach
+    names = ["-n; touch gone $(id).onnx", 'it\'s "here"\n`pwd`.onnx', "ü — 網.onnx"]
+    files = [Path(shutil.copy(onnx_file, tmp_path / name)) for name in names]
+    rows = profile([made()], files, min_secs=0, num_runs=3, rounds=1)
+    assert [row.artifact for row in rows] == [file.as_posix() for file in files]
+    assert all(isinstance(row, Measurement) for row in rows)
+    assert empty(there)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"key": "stranger"}, "it refused the key"),
+        ({"known": "changed"}, "its host key is not the one that ssh knows"),
+        ({"port": 1}, "nothing listens there"),
+    ],
+    ids=["key", "host-key", "port"],
+)
+def test_what_ssh_refuses_is_explained(reach, onnx_file, how, words):
+    made, there = reach
+    (row,) = profile([made(**how)], [onnx_file])
+    assert isinstance(row, Failure)
+    assert words in str(row.error)
+    (finding,) = doctor(made(**how))
+    assert words in finding.mend
+    assert empty(there)
+
+
+def test_a_link_that_is_cut_keeps_what_was_measured(reach, server, onnx_file):
+    made, there = reach
+    heard = threading.Event()
+
+    def cut():
+        heard.wait(60)
+        time.sleep(1.0)
+        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        for line in listed.splitlines():
+            if str(there) in line and "ssh -F" in line:  # the client of this test's session alone
+                os.kill(int(line.split()[0]), signal.SIGKILL)
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+
+    def progress(what, share):
+        if "run" in what:
+            heard.set()
+
+    rows = profile([made()], [onnx_file], min_secs=8, max_secs=60, rounds=40, progress=progress)
+    thread.join()
+    kinds = {type(row): row for row in rows}
+    assert kinds[Measurement].samples_ms
+    assert any("cut short" in note for note in kinds[Measurement].notes)
+    assert isinstance(kinds[Failure], Failure)
+    assert empty(there)
+
+
+def test_the_doctor_finds_a_board_ready(reach):
+    made, _ = reach
+    findings = {finding.what: finding for finding in doctor(made())}
+    assert findings["link"].found == "answers"
+    assert "onnxruntime" in findings["runtime"].found
