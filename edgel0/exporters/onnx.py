@@ -53,7 +53,7 @@ def write_onnx(program: ExportedProgram, path: Path, order: Order) -> dict[str, 
         told = {**moving_parts(model.SerializeToString(), ".onnx"), **told}
         told = {"opset": model.opset_import[0].version, "simplified": simplified, **told}
         carried = {**order.provenance, "onnx": told}
-        onnx.helper.set_model_props(model, {"edgel0": json.dumps(carried, sort_keys=True)})
+        onnx.helper.set_model_props(model, {"edgel0": json.dumps(carried, sort_keys=True, separators=(",", ":"))})
         onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return carried

@@ -59,7 +59,7 @@ def write_tflite(program: ExportedProgram, path: Path, order: Order) -> dict[str
         def label_(model: Any) -> None:
             if order.precision == "float32":
                 _name_(model, names)
-            _note_(model, json.dumps(carried, sort_keys=True))
+            _note_(model, json.dumps(carried, sort_keys=True, separators=(",", ":")))
 
         content = _edited(content, label_)
     path.write_bytes(content)
