@@ -29,7 +29,7 @@ MISTAKES = {
     "more seconds than measuring has": ("min_secs = 0.0", "min_secs = 200", 29, ["200 was found", "at most 150"]),
     "negative seed": ("seed = 3", "seed = -1", 3, ["-1 was found"]),
     "huge seed": ("seed = 3", f"seed = {2**70}", 3, ["at most 4,294,967,295"]),
-    "unknown format": ('"pt2"]', '"pt3"]', 24, ["'pt3' was found", "did you mean 'pt2'"]),
+    "unknown format": ('"pt2"]', '"tflit"]', 24, ["'tflit' was found", "did you mean 'tflite'"]),
     "no list": ('["pt2"]', '"pt2"', 24, ["a list of onnx, tflite, pt2"]),
     "unknown optimizer": ("[train]", '[train]\noptimizer = "adm"', 12, ["did you mean 'adam'"]),
     "limit without sense": ('macs = "30 %"', 'macs = "30 kB"', 21, ["the unit 'kB' in '30 kB' is not a count"]),
