@@ -66,7 +66,13 @@ def as_json(value: Any) -> bytes:
 
 def timed(row: Measurement) -> dict[str, Any]:
     """Return what a check reads from the JSON beside a file: the three figures, and on what they were measured."""
-    return {**latency(row), "board": row.board, "threads": row.threads}
+    return {
+        **latency(row),
+        "board": row.board,
+        "threads": row.threads,
+        "pinned": row.facts.get("governor") == "performance",
+        "throttled": bool({"throttled", "frequency", "hot"}.intersection(row.marks)),
+    }
 
 
 def latency(row: Measurement) -> dict[str, float]:
@@ -114,7 +120,7 @@ def _quantized(artifact: Artifact, measured: Mapping[str, Measurement]) -> dict[
 
 def _timing(row: Measurement) -> dict[str, Any]:
     return {
-        **latency(row),
+        **timed(row),
         "runs": len(row.samples_ms),
         "load": row.load_ms,
         "first": row.first_ms,

@@ -97,7 +97,7 @@ def test_the_result_follows_its_schema(every):
                 [row] = sidecar["latency_ms"].values()
                 timing = side["latency_ms"]["onnxruntime" if name.endswith(".onnx") else "litert"]
                 assert row.items() <= (timing | {"board": result["profile"]["board"]}).items()
-                assert {"p10", "p50", "p90", "board", "threads"} == set(row)
+                assert {"p10", "p50", "p90", "board", "threads", "pinned", "throttled"} == set(row)
     files = [*result["dense"]["files"], *result["slim"]["files"]]
     assert list(result["parity"]) == ["slim program", *files, *result["quantized"]]
     for name, row in result["parity"].items():
