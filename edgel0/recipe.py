@@ -110,8 +110,10 @@ class Exports:
     ``verify`` is the number of test samples that they are compared on, ``calibrate`` that of the training samples that
     integer activations get their ranges from. ``max_accuracy_drop`` is by how much a file may be less accurate than the
     slim network; layers of integer files stay in float32 until that holds on the training samples, the most sensitive
-    first, or those that ``keep_float`` names by pattern. ``interpreters`` are other Pythons, by path or name, in whose
-    runtimes the slim files must answer alike.
+    first, or those that ``keep_float`` names by pattern. Before that, where an integer file loses more, the network is
+    trained on for ``qat_epochs`` with the rounding of integers, at ``qat_learning_rate`` (0: a tenth of the training's)
+    annealed to zero. ``interpreters`` are other Pythons, by path or name, in whose runtimes the slim files must answer
+    alike.
     """
 
     formats: tuple[str, ...] = field(default=("onnx", "tflite"), metadata={"choices": ("onnx", "tflite", "pt2", "pte")})
@@ -121,6 +123,8 @@ class Exports:
     calibrate: int = _bounded(256, 1)
     max_accuracy_drop: float = _bounded(1.0, 0, 1)
     keep_float: tuple[str, ...] = ()
+    qat_epochs: int = _bounded(0, 0)
+    qat_learning_rate: float = _bounded(0.0, 0)
     interpreters: tuple[str, ...] = ()
 
     @property

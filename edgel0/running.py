@@ -18,13 +18,11 @@ from torch import nn
 
 from edgel0.checks.config import read_limits
 from edgel0.checks.verdict import check
+from edgel0.delivering import Delivery, deliver
 from edgel0.devices.measure import measure
 from edgel0.errors import ExtraError, ParityError, RecipeError, need
-from edgel0.exporters.calibration import spread_out
 from edgel0.exporters.parity import compare
-from edgel0.exporters.precision import PRECISIONS
 from edgel0.exporters.runtimes import arrays
-from edgel0.exporters.writing import export
 from edgel0.masks import masked
 from edgel0.recipe import Recipe
 from edgel0.report.figures import draw
@@ -132,41 +130,10 @@ def finish(
     everything = Masks(trained.masks.coupling, np.ones_like(trained.masks.open), "dense")
     programs = {"dense": slim(trained.dense, everything), "slim": slim(trained.model, trained.masks)}
     references = {"dense": trained.dense.eval(), "slim": masked(trained.model, trained.masks).eval()}
-    samples = [(x.unsqueeze(0),) for x in data.x_test[: recipe.export.verify]]
-    parity = {"slim program": program_parity(programs["slim"], references["slim"], samples)}
-
-    files = [(which, f"{which}.{kind}", "float32") for which in programs for kind in recipe.export.formats]
-    files += [("slim", name, precision) for name, precision in recipe.export.quantized()]
-    chosen = spread_out(list(range(len(data.x_train))), recipe.export.calibrate)
-    observed = [(data.x_train[at].unsqueeze(0),) for at in chosen]
-    artifacts: dict[str, list[Artifact]] = {"dense": [], "slim": [], "quantized": []}
-    for which, name, precision in files:
-        say(f"exporting {name}")
-        program = programs[which]
-        artifact = export(
-            program,
-            work / name,
-            reference=_named(references[which], "the masked model" if which == "slim" else "the dense model"),
-            inputs=samples,
-            labels=data.y_test[: len(samples)].tolist(),
-            calibrate=observed,
-            calibrate_labels=data.y_train[chosen].tolist(),
-            precision=precision,
-            max_drop=recipe.export.max_accuracy_drop if recipe.export.max_accuracy_drop < 1 else None,
-            keep_float=recipe.export.kept if PRECISIONS[precision].calibrated else (),
-            interpreters=()
-            if name.endswith((".pt2", ".pte"))
-            else [_python(recipe, each) for each in recipe.export.interpreters],
-            progress=hint,
-            layout=recipe.export.layout if name.endswith(".tflite") else "nchw",
-            provenance={
-                "data": data.digest,
-                "recipe": recipe.name,
-                "dense_cost": program.dense.as_dict(),
-                **({"budget": trained.limits.spent(trained.masks)} if which == "slim" else {}),
-            },
-        )
-        artifacts[which if precision == "float32" else "quantized"].append(artifact)
+    delivery = Delivery(recipe, trained, programs, references, data, work, say, hint)
+    parity = {"slim program": program_parity(programs["slim"], references["slim"], delivery.samples)}
+    artifacts = deliver(delivery)
+    for artifact in (each for group in artifacts.values() for each in group):
         if artifact.parity is not None:
             parity[artifact.path.name] = artifact.parity
         parity |= {f"{artifact.path.name} in {row.runtime}": row for row in artifact.elsewhere}
@@ -214,19 +181,6 @@ def program_parity(slimmed: Slimmed, reference: nn.Module, samples: list[tuple[t
         raise ParityError(
             f"the slimmed program is not the masked model: {error} This is a defect of edgel0."
         ) from error
-
-
-def _python(recipe: Recipe, interpreter: str) -> str:
-    """Return another Python's path, which is relative to the recipe; a bare name is looked up by the system."""
-    return str(recipe.path.parent / interpreter) if "/" in interpreter else interpreter
-
-
-def _named(model: nn.Module, name: str) -> Callable[..., Any]:
-    def reference(*args: Any) -> Any:
-        return model(*args)
-
-    reference.__name__ = name
-    return reference
 
 
 def _measured(
