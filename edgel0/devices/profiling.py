@@ -86,8 +86,7 @@ def _one(
 
     asked = how | ({"threads": board.threads} if board.threads and how.get("threads", 1) == 1 else {})
     try:
-        here = board.transport == "local" and not board.python
-        opened = local.start if here else partial(links.start, links.open_board(board))
+        opened = starter(board)
         with alone(board):
             measured = measure(files, start=begin, progress=tell, failed=failed, **asked)
     except UsageError:  # wrong on every board
@@ -95,6 +94,12 @@ def _one(
     except EdgeL0Error as error:
         return [*failures, Failure(board.name, "", error)]
     return [*measured, *failures]
+
+
+def starter(board: Board) -> Callable[[Job, float], Session]:
+    """Return what starts a runner on the board. Raises UsageError where nothing can be timed."""
+    here = board.transport == "local" and not board.python
+    return local.start if here else partial(links.start, links.open_board(board))
 
 
 @contextlib.contextmanager
