@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from edgel0.cli import app
 from edgel0.devices import links
 from edgel0.devices.boards import Board, find_board
 from edgel0.devices.curing import CURES
@@ -416,3 +417,18 @@ def test_no_such_board_is_a_usage_error(text, tmp_path):
 
 def test_every_cure_is_one_clause():
     assert all(advice[-1] not in ".;" for advice in CURES.values())
+
+
+def test_two_files_are_compared_on_a_board(lab, tmp_path, fake_runner, monkeypatch, capsys):
+    folder, _ = lab
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "devices").mkdir()
+    text = f"transport = 'ssh'\naddress = 'b'\npython = {sys.executable!r}\nfolder = {str(folder)!r}\n"
+    (tmp_path / "devices" / "one.toml").write_text(text)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.onnx").touch()
+    arguments = ["compare", "a.onnx", "b.onnx", "--on", "one", "--min-secs", "0", "--num-runs", "5", "--json"]
+    app(arguments, standalone_mode=False)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["difference"], told["a"]["board"].split(":")[0]) == ("none", "one")
+    assert left(folder) == []
