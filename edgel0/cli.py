@@ -260,15 +260,27 @@ def profile(
     from edgel0.devices.profiling import profile as profile_on
     from edgel0.report.text import counts_table, measurements
 
-    asked = [find_board(name) for name in dict.fromkeys(on.split(","))]
+    asked = [find_board(name) for name in dict.fromkeys(part.strip() for part in on.split(","))]
     boards = [board for board in asked if board.transport != "qemu"]
     console = _console(stderr=as_json)
     limits: dict[str, Any] = {"threads": threads, "num_runs": num_runs, "min_secs": min_secs, "operators": operators}
+
+    def show(row: Any) -> None:
+        """Print a row when its board is done; others may go on for long."""
+        if isinstance(row, Failure):
+            where = f"{row.artifact}: " if row.artifact else ""
+            text = printable(f"edgel0: {where}{row.error}", keep="\n")
+            _console(stderr=True).print(text, style="red", soft_wrap=True, markup=False)
+        elif not as_json:
+            console.print(measurements([row]))
+
     with console.status("measuring") as status:
         if benchmark_model:
             from edgel0.devices.benchmark_model import measure_by_binary
 
             found: list[Any] = list(measure_by_binary(files, benchmark_model, **limits))
+            for row in found:
+                show(row)
         else:
             found = (
                 profile_on(
@@ -276,6 +288,7 @@ def profile(
                     files,
                     cores=_cores(cores),
                     max_secs=max_secs,
+                    found=show,
                     progress=lambda what, done: status.update(f"{what} {done:.0%}"),
                     **limits,
                 )
@@ -295,14 +308,8 @@ def profile(
         measured = [dataclasses.asdict(row) for row in rows]
         counted = [dataclasses.asdict(row) for row in counts]
         typer.echo(json.dumps({"schema": 1, "measurements": measured, "counts": counted, "failures": told}))
-    else:
-        for name in dict.fromkeys(row.board for row in rows):
-            console.print(measurements([row for row in rows if row.board == name]))
-        if counts:
-            console.print(counts_table(counts))
-    for row in failures:
-        where = f"{row.artifact}: " if row.artifact else ""
-        _console(stderr=True).print(f"edgel0: {where}{row.error}", style="red", soft_wrap=True)
+    elif counts:
+        console.print(counts_table(counts))
     if failures:
         raise typer.Exit(max(row.error.exit_code for row in failures))
 
@@ -324,15 +331,19 @@ def compare(
     min_secs: Annotated[float, typer.Option(min=0, help="At least so many seconds of each, in each start.")] = 1.0,
     cores: Annotated[str, typer.Option(help="Processors to stay on, as in 0,1; default any.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, raw samples included.")] = False,
+    on: Annotated[str, typer.Option(help="A board: local, ssh://USER@HOST, adb[:SERIAL] or a board file.")] = "local",
 ) -> None:
     """Measure two files in turns and tell which is faster, if any is."""
     import dataclasses
 
+    from edgel0.devices.boards import find_board
     from edgel0.devices.comparing import compare as compared
+    from edgel0.devices.profiling import alone, starter
     from edgel0.report.text import comparison
 
-    console = _console(stderr=as_json)
-    with console.status("measuring") as status:
+    console, board = _console(stderr=as_json), find_board(on)
+    start = starter(board)
+    with console.status("measuring") as status, alone(board):
         found = compared(
             a,
             b,
@@ -340,6 +351,7 @@ def compare(
             num_runs=num_runs,
             min_secs=min_secs,
             cores=_cores(cores),
+            start=start,
             progress=lambda what, done: status.update(f"{what} {done:.0%}"),
         )
     if as_json:

@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import queue
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import TracebackType
 from typing import IO, Any
 
-from edgel0.devices.curing import cure
+from edgel0.devices.curing import cure, explained
 from edgel0.errors import DeviceError, ExtraError
 
-DOING = {"ready": "loading", "warm": "warming up", "samples": "running", "operators": "profiling", "end": "closing"}
+HEAD, LONGEST, CHATTER = 1 << 16, 1 << 28, 1 << 20  # bytes: of a line to judge it by, of a line, of a login's greeting
+DOING = {
+    "stored": "sending",
+    "ready": "loading",
+    "warm": "warming up",
+    "samples": "running",
+    "operators": "profiling",
+    "end": "closing",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,18 @@ class Job:
     root: str = "/"
 
 
+@dataclass(frozen=True)
+class Parcel:
+    """What a command on a board reads before it is a runner; ``seconds`` is how long that may take.
+
+    ``marker`` is the line that it writes when it is there: what a login prints before is not for us.
+    """
+
+    marker: str
+    pieces: Callable[[], Iterator[bytes]]
+    seconds: float
+
+
 class Session:
     """A runner process: started here, killed when the ``with`` block ends, however that happens.
 
@@ -53,8 +74,10 @@ class Session:
         command: Sequence[str],
         patience: float,
         tidy: Callable[[], None] | None = None,
+        parcel: Parcel | None = None,
     ) -> None:
-        self.transport, self.job, self.patience, self.tidy = transport, job, patience, tidy
+        self.transport, self.job, self.patience, self.tidy, self.parcel = transport, job, patience, tidy, parcel
+        self._there = self._stored = parcel is None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         # A file, not a pipe: nobody has to drain it, and a runtime's last words are there when they are needed.
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
@@ -64,8 +87,6 @@ class Session:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._words,
-                encoding="utf-8",
-                errors="replace",
             )
         except OSError as error:
             self._words.close()
@@ -73,6 +94,8 @@ class Session:
         # A thread, not select(): pipes have no select() on Windows.
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        self._sender = threading.Thread(target=self._send, daemon=True)
+        self._sender.start()
 
     @property
     def name(self) -> str:
@@ -87,12 +110,13 @@ class Session:
     ) -> None:
         self._process.kill()  # it has nothing to save
         self._process.wait()
+        self._sender.join(timeout=5)
         self._reader.join(timeout=1)
         with contextlib.suppress(OSError):  # closing flushes, and the other end is gone
             if self._process.stdin:
                 self._process.stdin.close()
         self._words.close()
-        if self.tidy:
+        if self.tidy and self._there:
             with contextlib.suppress(DeviceError):  # a board that is gone; its own shell tidies when the link ends
                 self.tidy()
 
@@ -104,7 +128,7 @@ class Session:
         """Send a command and return the event that answers it."""
         with contextlib.suppress(OSError):  # a dead runner takes no command; hear() tells how it died
             if self._process.stdin:
-                self._process.stdin.write(json.dumps({"do": do, **details}) + "\n")
+                self._process.stdin.write((json.dumps({"do": do, **details}) + "\n").encode())
                 self._process.stdin.flush()
         return self.hear(event)
 
@@ -114,11 +138,15 @@ class Session:
         Raises DeviceError when it is not, when the runner failed, died or kept silent, and ExtraError when the board
         has no runtime for the model.
         """
+        if not self._stored:
+            self._stored = True
+            self.hear("stored")
+        patience = self.parcel.seconds if event == "stored" and self.parcel else self.patience
         try:
-            line = self._lines.get(timeout=self.patience)
+            line = self._lines.get(timeout=patience)
         except queue.Empty:
             raise DeviceError(
-                f"no answer within {self.patience:g} s while {DOING[event]} {self.name} ({self.transport}), so its "
+                f"no answer within {patience:g} s while {DOING[event]} {self.name} ({self.transport}), so its "
                 f"runner was stopped; if one inference really takes that long, raise max_secs."
             ) from None
         if not line.endswith("\n"):
@@ -127,7 +155,7 @@ class Session:
             heard = json.loads(line)
         except ValueError:
             heard = None
-        if not isinstance(heard, dict) or heard.get("event") not in (event, "error"):
+        if not isinstance(heard, dict) or heard.get("event") not in (event, "error") or not _complete(heard):
             raise DeviceError(
                 f"while {DOING[event]} {self.name} ({self.transport}) the runner wrote {line.strip()[:200]!r} to its "
                 f"stdout, where the event {event!r} was expected; find out what else prints there "
@@ -152,13 +180,37 @@ class Session:
             f"{self.name}: {message}; check that the file is whole and made for this runtime's version."
         )
 
+    def _send(self) -> None:
+        """Send what the runner consists of; a link that is cut meanwhile is heard of by whoever listens."""
+        if self.parcel and self._process.stdin:
+            with contextlib.suppress(OSError, ValueError):
+                for piece in self.parcel.pieces():
+                    self._process.stdin.write(piece)
+                self._process.stdin.flush()
+
     def _read(self) -> None:
         """Queue the runner's lines; a line without its newline says that there will be no more."""
         if self._process.stdout:
-            with self._process.stdout as lines:
-                for line in lines:
-                    self._lines.put(line)
+            with self._process.stdout as stream:
+                if self.parcel and not self._arrive(stream, self.parcel.marker.encode()):
+                    return
+                for line in whole_lines(stream):
+                    self._lines.put(line.decode("utf-8", errors="replace"))
         self._lines.put("")
+
+    def _arrive(self, stream: IO[bytes], marker: bytes) -> bool:
+        """Pass over what the board's login prints, up to the marker; tell whether it came."""
+        heard = b""
+        while line := stream.readline(HEAD):
+            if line.strip() == marker:
+                self._there = True
+                return True
+            heard += line
+            if len(heard) > CHATTER:
+                self._lines.put(heard[:HEAD].decode("utf-8", errors="replace").strip() + "\n")
+                return False
+        self._lines.put("")
+        return False
 
     def _obituary(self, event: str) -> str:
         """Say how the runner died and what it wrote last."""
@@ -166,6 +218,9 @@ class Session:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = 0  # it closed its stdout and lives on
+        if not self._there and code > 0:
+            self._words.seek(0)
+            return f"{self.transport}: {explained(code, self._words.read())}."
         names = {-member.value: member.name for member in signal.Signals}
         if self.tidy and code > 128 and 128 - code in names:
             code = 128 - code  # as the board's shell tells of a signal
@@ -181,6 +236,36 @@ class Session:
             + (f"its last words: {words!r}." if words else "it left no words; run it again, or try a smaller model.")
         )
 
+
+def whole_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield lines; one that cannot be an event, or never ends, is cut, and the last."""
+    while line := stream.readline(HEAD):
+        pieces, size = [line], len(line)
+        while line.startswith(b"{") and not pieces[-1].endswith(b"\n") and size <= LONGEST:
+            pieces.append(stream.readline(HEAD))
+            size += len(pieces[-1])
+            if not pieces[-1]:
+                break
+        cut = not pieces[-1].endswith(b"\n") and size >= HEAD and bool(pieces[-1])
+        yield b"".join(pieces) + (b"\n" if cut else b"")
+        if cut:
+            return
+
+
+def _complete(heard: dict[str, Any]) -> bool:
+    """Tell whether an event has what is read of it; a line of somebody else's may look like one."""
+    kinds = EVENTS.get(heard["event"], {})
+    if not all(isinstance(heard.get(name), kind) for name, kind in kinds.items()):
+        return False
+    times = heard.get("samples_ms", [1.0])
+    return bool(times) and all(type(ms) in (int, float) and 0 < ms < math.inf for ms in times)
+
+
+EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "ready": {"runtime": str, "load_ms": (int, float), "first_ms": (int, float), "board": dict},
+    "warm": {"runs": int},
+    "samples": {"samples_ms": list, "cpu_ms": (int, float), "wall_ms": (int, float)},
+}
 
 CAUSES = {
     "SIGABRT": "the runtime met what it thought impossible",

@@ -89,4 +89,7 @@ def _ssh(text: str) -> Board:
     place = place.removesuffix(f":{port}") if port else place
     if not place or "/" in place:
         raise UsageError(f"{text!r} names no host; expected ssh://USER@HOST or ssh://USER@HOST:PORT.")
+    user, at, host = place.rpartition("@")
+    if host.startswith("[") and host.endswith("]"):  # ssh takes an IPv6 address without its brackets
+        place = f"{user}{at}{host[1:-1]}"
     return Board(text, "ssh", place, port)

@@ -8,6 +8,13 @@ def cure(words: str) -> str:
     return next((advice for sign, advice in CURES.items() if sign in words), "")
 
 
+def explained(code: int, stderr: bytes) -> str:
+    """Say in one line what a command that failed on the board means."""
+    words = stderr.decode("utf-8", errors="replace").strip()
+    advice = cure(words)
+    return (f"{advice}; " if advice else f"a command there ended with exit code {code}; ") + f"it said {words[-300:]!r}"
+
+
 CURES = {
     "REMOTE HOST IDENTIFICATION HAS CHANGED": "its host key is not the one that ssh knows: find out why (a new system "
     "on the board?), then forget the old one with  ssh-keygen -R HOST",
@@ -21,6 +28,8 @@ CURES = {
     "Connection reset": "the link was cut: is the board still up? Run it again",
     "Broken pipe": "the link was cut: is the board still up? Run it again",
     "not responding": "the link was cut: is the board still up? Run it again",
+    "Read-only file system": "the folder there cannot be written: name another in the board's file (folder = ...)",
+    "damaged on the way": "a file did not arrive whole: run it again, and look at the board's card if it happens again",
     "No space left on device": "the board has no space left: remove files there, or name another folder in its file",
     "Exec format error": "its Python was built for another architecture: name one that runs there (python = ...)",
     "unauthorized": "the phone has not allowed this computer: unlock it and accept the question about USB debugging",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -48,15 +49,19 @@ def profile(
     ``how`` are the arguments of :func:`edgel0.devices.measure.measure`. An interrupt ends every runner on every board.
     """
     sessions: list[Session] = []
+    stop = threading.Event()
     rows: dict[int, list[Row]] = {}
     with ThreadPoolExecutor(len(boards)) as pool:
         try:
-            jobs = {pool.submit(_one, board, files, sessions, progress, how): i for i, board in enumerate(boards)}
+            jobs = {
+                pool.submit(_one, board, files, (sessions, stop), progress, how): i for i, board in enumerate(boards)
+            }
             for job in as_completed(jobs):
                 rows[jobs[job]] = job.result()
                 for row in rows[jobs[job]]:
                     found(row)
         except BaseException:
+            stop.set()
             for session in sessions:
                 session.kill()
             raise
@@ -66,7 +71,7 @@ def profile(
 def _one(
     board: Board,
     files: Sequence[Path],
-    sessions: list[Session],
+    running: tuple[list[Session], threading.Event],
     progress: Callable[[str, float], None] | None,
     how: dict[str, Any],
 ) -> list[Row]:
@@ -74,6 +79,9 @@ def _one(
     failures: list[Row] = []
 
     def begin(job: Job, patience: float) -> Session:
+        sessions, stop = running
+        if stop.is_set():  # or the next file would begin after an interrupt
+            raise DeviceError(f"{board.name}: interrupted.")
         sessions.append(opened(job, patience))
         return sessions[-1]
 
@@ -86,8 +94,7 @@ def _one(
 
     asked = how | ({"threads": board.threads} if board.threads and how.get("threads", 1) == 1 else {})
     try:
-        here = board.transport == "local" and not board.python
-        opened = local.start if here else partial(links.start, links.open_board(board))
+        opened = starter(board)
         with alone(board):
             measured = measure(files, start=begin, progress=tell, failed=failed, **asked)
     except UsageError:  # wrong on every board
@@ -95,6 +102,12 @@ def _one(
     except EdgeL0Error as error:
         return [*failures, Failure(board.name, "", error)]
     return [*measured, *failures]
+
+
+def starter(board: Board) -> Callable[[Job, float], Session]:
+    """Return what starts a runner on the board. Raises UsageError where nothing can be timed."""
+    here = board.transport == "local" and not board.python
+    return local.start if here else partial(links.start, links.open_board(board))
 
 
 @contextlib.contextmanager

@@ -4,8 +4,10 @@ Beside this file's copy lie ``how`` (what goes wrong) and ``argv`` (a JSON line 
 """
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 here = Path(sys.argv[0]).parent
@@ -19,27 +21,61 @@ SAYS = {
     "key": "pi@board: Permission denied (publickey).",
     "changed": "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nHost key verification failed.",
     "unauthorized": "adb: device unauthorized.\nThis adb server's $ADB_VENDOR_KEYS is not set",
+    "offline": "adb: device offline",
+    "silent": "",
     "several": "adb: more than one device/emulator",
 }
 if how in SAYS:
     sys.exit(SAYS[how])
 command = arguments[-1]
-if how == "full" and "wc -c" in command:
-    sys.exit("sh: 1: cannot create: No space left on device")
+running = "mkdir -m 700" in command
+if how == "full" and running:
+    sys.exit("mkdir: cannot create directory: No space left on device")
 if how == "greeting":
     print("Welcome to this board!")
-running = "edgel0-runner.py" in command and "wc -c" not in command
 if how == "architecture" and running:
     print("sh: 1: python3: Exec format error", file=sys.stderr)
     sys.exit(126)
-if how == "garbage" and running:
-    print("Welcome to this board!", flush=True)
-process = subprocess.Popen(["/bin/sh", "-c", command], stdout=subprocess.PIPE, start_new_session=True)
-for line in process.stdout:
+if how == "endless" and running:
+    while True:
+        sys.stdout.write("x" * 65536)
+if how == "halfway" and running:  # the link dies while files are sent
+    sent = sys.stdin.buffer.read(5_000)
+    process = subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdin.write(sent)
+    process.stdin.flush()
+    process.stdout.readline(), process.stdout.readline()  # it is there
+    (here / "how").write_text("refused")
+    sys.exit("client_loop: send disconnect: Connection reset by peer")
+damaged = how == "damaged" and running
+process = subprocess.Popen(
+    ["/bin/sh", "-c", command],
+    stdin=subprocess.PIPE if damaged else None,
+    stdout=subprocess.PIPE,
+    start_new_session=True,
+)
+
+
+def damage():
+    """Change a byte of the first file, and no size."""
+    stdin = sys.stdin.buffer
+    for data in (stdin.readline(), stdin.readline(), bytes([stdin.read(1)[0] ^ 1])):
+        process.stdin.write(data)
+    while data := stdin.read1(65536):
+        process.stdin.write(data)
+        process.stdin.flush()
+
+
+if damaged:
+    threading.Thread(target=damage, daemon=True).start()
+said = b""
+while line := process.stdout.read1(1 << 20):
+    said = said[-1_000_000:] + line if how == "cut" else b""
     sys.stdout.buffer.write(line)
     sys.stdout.flush()
-    if how == "cut" and running and b'"samples"' in line:
+    if how == "cut" and running and b'"samples"' in said and said.endswith(b"\n"):
         (here / "how").write_text("refused")  # and it does not come back
         sys.exit("client_loop: send disconnect: Connection reset by peer")
 code = process.wait()
-sys.exit(code if code >= 0 else 255)
+sys.stdout.flush()
+os._exit(code if code >= 0 else 255)  # a thread may still hold stdin

@@ -6,8 +6,10 @@ batches 1 and 3 (from 0) and takes twice as long in them; ``busy-all.onnx`` alwa
 
 import json
 import os
+import select
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -30,6 +32,14 @@ def say(event: str, **details: object) -> None:
             line = "Welcome to this board!"
         if how == "stranger":
             line = '{"event": "surprise"}'
+        if how == "bare":  # whose event is that?
+            line = json.dumps({"event": event})
+        if how == "endless":
+            line = "x" * 100_000_000
+            print(line, end="", flush=True)
+            time.sleep(600)
+        if how == "infinite":
+            line = json.dumps({"event": event, **details, "samples_ms": [1.0, float("inf")]})
         if how == "exit":
             sys.exit("no more paper")
         if how == "half":
@@ -40,6 +50,15 @@ def say(event: str, **details: object) -> None:
     print(line, flush=True)
 
 
+def watch() -> None:  # as the real one: it leaves when nobody reads its events
+    closed = select.poll()
+    closed.register(1, 0)
+    while not closed.poll():
+        pass
+    os._exit(1)
+
+
+threading.Thread(target=watch, daemon=True).start()
 log(f"pid {os.getpid()}")
 board = {"board": None, "cpu": "Fake-1", "machine": "none", "governor": "powersave" if how == "governor" else None}
 say("ready", runtime="fake 1", load_ms=1.0, first_ms=2.0, inputs=[], board=board)

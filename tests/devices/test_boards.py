@@ -1,16 +1,21 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
+from conftest import save_onnx
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
+from edgel0.cli import app
 from edgel0.devices import links
 from edgel0.devices.boards import Board, find_board
 from edgel0.devices.curing import CURES
@@ -77,7 +82,7 @@ def gone(folder, seconds=5.0):
 
 @pytest.fixture
 def fake_runner(monkeypatch):
-    monkeypatch.setattr(links.runner, "__file__", str(FAKE_RUNNER))
+    monkeypatch.setattr(links.parcels.runner, "__file__", str(FAKE_RUNNER))
 
 
 # The contract of a transport
@@ -160,36 +165,107 @@ def test_models_of_hostile_names_are_measured(kind, name, lab, tmp_path, monkeyp
 def test_a_hostile_host_is_one_argument_after_the_options(host, lab, programs):
     links.open_board(find_board(f"ssh://{host}")).run(["true"])
     (argv,) = [json.loads(line) for line in (programs / "argv").read_text().splitlines()]
-    assert argv[-3:] == ["--", host, "true"]
+    assert argv[-3:-1] == ["--", host]
+    assert links.SAFE.issuperset(argv[-1].replace("'", "").replace("\\0", ""))
 
 
 # Faults: a row each, nothing left on the board, nothing measured is lost
 
+LINKED = ["ssh", "adb"]
 FAULTS = {
-    "refused": ("ssh", "nothing listens there"),
-    "key": ("ssh", "it refused the key"),
-    "changed": ("ssh", "host key is not the one"),
-    "unauthorized": ("adb", "unlock it"),
-    "several": ("adb", "choose one with adb:SERIAL"),
-    "full": ("ssh", "no space left"),
-    "architecture": ("ssh", "built for another architecture"),
-    "greeting": ("ssh", "find out what else prints"),
-    "garbage": ("ssh", "Welcome to this board!"),
+    "refused": (["ssh"], "nothing listens there"),
+    "key": (["ssh"], "it refused the key"),
+    "changed": (["ssh"], "host key is not the one"),
+    "unauthorized": (["adb"], "unlock it"),
+    "several": (["adb"], "choose one with adb:SERIAL"),
+    "offline": (["adb"], "lists it as offline"),
+    "full": (LINKED, "no space left"),
+    "architecture": (LINKED, "built for another architecture"),
+    "halfway": (LINKED, "the link was cut"),
+    "damaged": (LINKED, "did not arrive whole"),
+    "endless": (LINKED, "xxxxx"),
+    "silent": (LINKED, "ran no command|nobody answered|left no words|it said ''"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_a_row(fault, lab, tmp_path, fake_runner):
-    kind, text = FAULTS[fault]
+@pytest.mark.parametrize(("fault", "kind"), [(fault, kind) for fault in FAULTS for kind in FAULTS[fault][0]])
+def test_a_fault_is_a_row(fault, kind, lab, tmp_path, fake_runner):
     folder, happen = lab
     happen(fault)
     (tmp_path / "plain.onnx").touch()
     (row,) = profile([board(kind, folder)], [tmp_path / "plain.onnx"], num_runs=5, min_secs=0)
     assert isinstance(row, Failure)
-    assert text in str(row.error)
+    assert re.search(FAULTS[fault][1], str(row.error))
     assert row.error.exit_code == 3
     assert gone(folder)
     assert left(folder) == []
+
+
+@pytest.mark.parametrize("kind", LINKED)
+def test_a_greeting_is_passed_over(kind, lab, tmp_path, onnx_file, fake_runner):
+    folder, happen = lab
+    happen("greeting")
+    (tmp_path / "plain.onnx").touch()
+    (row,) = profile([board(kind, folder)], [tmp_path / "plain.onnx"], num_runs=5, min_secs=0)
+    assert isinstance(row, Measurement)
+    link = links.open_board(board(kind, folder))
+    link.push(onnx_file, f"{folder}/there")
+    link.pull(f"{folder}/there", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == onnx_file.read_bytes()
+
+
+@pytest.mark.parametrize("program", ["sha256sum", ""])
+def test_a_push_that_is_damaged_is_seen_by_a_digest_or_by_reading_back(program, lab, tmp_path, onnx_file, monkeypatch):
+    folder, _ = lab
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ["sh", "cat", "printf", *([program] if program else [])]:
+        (tools / name).symlink_to(shutil.which(name))
+    link = links.open_board(board("local", folder))
+    monkeypatch.setenv("PATH", str(tools))
+    link.push(onnx_file, f"{folder}/there")
+    with pytest.raises(DeviceError, match="damaged on the way"):
+        links.Link(
+            link.board, lambda argv: [each.replace('cat > "$0"', 'cat > "$0"; echo >> "$0"') for each in argv]
+        ).push(onnx_file, f"{folder}/there")
+
+
+# Models of several files
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_beside_a_model_go_with_it(kind, lab, tmp_path):
+    folder, _ = lab
+    (tmp_path / "model").mkdir()
+    path = save_onnx(tmp_path / "model" / "big.onnx", 64)
+    (tmp_path / "model" / "deep" / "er").mkdir(parents=True)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="deep/er/w $(id).data", size_threshold=0)
+    (row,) = profile([board(kind, folder)], [path], num_runs=5, min_secs=0)
+    assert isinstance(row, Measurement), row.error
+    assert row.file_bytes > 64 * 64 * 4
+    assert left(folder) == []
+
+
+def external(folder, location):
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    made = helper.make_model(helper.make_graph([], "g", [], [], [tensor]))
+    (folder / "m.onnx").write_bytes(made.SerializeToString())
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize(
+    "location", ["/etc/passwd", "../secret", "a/../../secret", "link", "..", "c:\\x", "absent", ""]
+)
+def test_weights_elsewhere_are_refused_before_anything_is_sent(location, lab, tmp_path, programs):
+    folder, _ = lab
+    (tmp_path / "secret").write_text("s")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "link").symlink_to("../secret")
+    (row,) = profile([board("ssh", folder)], [external(tmp_path / "model", location)])
+    assert isinstance(row.error, UsageError)
+    assert "\n" not in str(row.error)
+    assert not (programs / "argv").exists()
 
 
 @pytest.mark.parametrize(
@@ -199,9 +275,14 @@ def test_a_fault_is_a_row(fault, lab, tmp_path, fake_runner):
         ("exit-warm", "exit code 1 while warming up .*no more paper"),
         ("garbage-warm", "Welcome to this board!"),
         ("half-samples", "ended with exit code 0 while running"),
+        ("endless-warm", "wrote 'xxxx"),
+        ("bare-ready", "where the event 'ready' was expected"),
+        ("bare-samples", "where the event 'samples' was expected"),
+        ("infinite-samples", "where the event 'samples' was expected"),
+        ("stranger-warm", "where the event 'warm' was expected"),
     ],
 )
-@pytest.mark.parametrize("kind", ["ssh", "adb"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_runner_that_fails_is_a_row_and_the_others_go_on(kind, name, text, lab, tmp_path, fake_runner):
     folder, _ = lab
     for model in (name, "plain"):
@@ -213,19 +294,21 @@ def test_a_runner_that_fails_is_a_row_and_the_others_go_on(kind, name, text, lab
     assert (left(folder), gone(folder)) == ([], True)
 
 
-def test_a_hang_ends_at_the_limit(lab, tmp_path, fake_runner, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hang_ends_at_the_limit(kind, lab, tmp_path, fake_runner, monkeypatch):
     folder, _ = lab
     monkeypatch.setattr("edgel0.devices.measure.GRACE_SECS", 0.2)
     (tmp_path / "hang-warm.onnx").touch()
-    (row,) = profile([board("ssh", folder)], [tmp_path / "hang-warm.onnx"], num_runs=5, min_secs=0, max_secs=0.5)
+    (row,) = profile([board(kind, folder)], [tmp_path / "hang-warm.onnx"], num_runs=5, min_secs=0, max_secs=0.5)
     assert "no answer within 0.7 s" in str(row.error)
     assert left(folder) == []
 
 
-def test_a_link_cut_in_the_middle_keeps_what_was_measured(lab, onnx_file):
+@pytest.mark.parametrize("kind", LINKED)
+def test_a_link_cut_in_the_middle_keeps_what_was_measured(kind, lab, onnx_file):
     folder, happen = lab
     happen("cut")
-    row, failure = profile([board("ssh", folder)], [onnx_file], min_secs=0.05)
+    row, failure = profile([board(kind, folder)], [onnx_file], min_secs=0.05)
     assert len(row.samples_ms) >= 10
     assert row.notes[0] == f"cut short after {len(row.samples_ms)} runs"
     assert "the link was cut" in str(failure.error)
@@ -276,14 +359,14 @@ def test_an_interrupt_ends_the_runner_on_the_board(many, lab, tmp_path, monkeypa
 import sys
 from edgel0.devices import links
 from edgel0.cli import main
-links.runner.__file__ = {str(FAKE_RUNNER)!r}
+links.parcels.runner.__file__ = {str(FAKE_RUNNER)!r}
 sys.argv = ["edgel0", "profile", "hang-warm.onnx", "--on", {"one,two" if many else "one"!r}]
 main()
 """
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     begun = 2 if many else 1
     deadline = time.monotonic() + 30
-    while len(list(folder.glob("*/log"))) < begun and time.monotonic() < deadline:
+    while len(list(folder.glob("*/model/log"))) < begun and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130
@@ -298,6 +381,8 @@ def test_boards_are_addresses_or_files(tmp_path):
     assert find_board("local") == Board("local", "local")
     assert find_board("ssh://pi@host:2222") == Board("ssh://pi@host:2222", "ssh", "pi@host", 2222)
     assert find_board("ssh://host") == Board("ssh://host", "ssh", "host")
+    assert find_board("ssh://pi@[fe80::1%25eth0]:2222").address == "pi@fe80::1%25eth0"
+    assert (find_board("ssh://[::1]").address, find_board("ssh://[::1]").port) == ("::1", 0)
     assert (find_board("adb").address, find_board("adb:127.0.0.1:5555").address) == ("", "127.0.0.1:5555")
     (tmp_path / "kitchen.toml").write_text(
         'transport = "ssh"\naddress = "pi@kitchen"\nthreads = 4\n[board]\nsoc = "x"\n'
@@ -332,3 +417,18 @@ def test_no_such_board_is_a_usage_error(text, tmp_path):
 
 def test_every_cure_is_one_clause():
     assert all(advice[-1] not in ".;" for advice in CURES.values())
+
+
+def test_two_files_are_compared_on_a_board(lab, tmp_path, fake_runner, monkeypatch, capsys):
+    folder, _ = lab
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "devices").mkdir()
+    text = f"transport = 'ssh'\naddress = 'b'\npython = {sys.executable!r}\nfolder = {str(folder)!r}\n"
+    (tmp_path / "devices" / "one.toml").write_text(text)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.onnx").touch()
+    arguments = ["compare", "a.onnx", "b.onnx", "--on", "one", "--min-secs", "0", "--num-runs", "5", "--json"]
+    app(arguments, standalone_mode=False)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["difference"], told["a"]["board"].split(":")[0]) == ("none", "one")
+    assert left(folder) == []
