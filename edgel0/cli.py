@@ -262,6 +262,11 @@ def profile(
 
     asked = [find_board(name) for name in dict.fromkeys(part.strip() for part in on.split(","))]
     boards = [board for board in asked if board.transport != "qemu"]
+    if benchmark_model and on != "local":
+        raise UsageError(
+            f"--benchmark-model runs on this computer, and --on names {printable(on)!r}; leave one of them out, or run "
+            "the binary on the board yourself."
+        )
     console = _console(stderr=as_json)
     limits: dict[str, Any] = {"threads": threads, "num_runs": num_runs, "min_secs": min_secs, "operators": operators}
 

@@ -296,3 +296,9 @@ def test_a_run_on_a_terminal_draws_bars_of_80_columns(tmp_path):
     assert max(map(len, lines)) <= 80 or max(lines, key=len).startswith("results in")
     assert [line for line in lines if line.startswith("settle") and "2/2" not in line]
     assert any(line.startswith("accuracy") for line in lines) and "1 of 1 limits kept." in lines
+
+
+def test_a_binary_of_this_computer_measures_no_board(tmp_path):
+    code, out, error = edgel0("profile", tmp_path / "a.tflite", "--benchmark-model", "bm", "--on", "ssh://pi@host")
+    assert (code, out) == (2, "")
+    paragraph(error, "--benchmark-model runs on this computer, and --on names 'ssh://pi@host'")
