@@ -21,7 +21,8 @@ lint: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
-# Real runtimes on emulated cores; needs the Debian packages qemu-user and gcc.
+# Real runtimes on emulated cores; needs the Debian packages qemu-user and gcc. With openssh-server, and as root, also a
+# board behind a real sshd whose programs are emulated.
 emulator: $(VENV)/dev.stamp
 	$(BIN)/edgel0 devices setup qemu
 	$(BIN)/python -m pytest -m emulator

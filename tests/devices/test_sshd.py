@@ -4,7 +4,6 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,63 +11,22 @@ import time
 from pathlib import Path
 
 import pytest
+from loopback import NEEDS, empty, ssh_wrapper, sshd
 
 from edgel0.devices.boards import Board
 from edgel0.devices.examining import doctor
 from edgel0.devices.profiling import Failure, profile
 from edgel0.types import Measurement
 
-SSHD, SSH = shutil.which("sshd") or "/usr/sbin/sshd", shutil.which("ssh")
-missing = [name for name in (SSHD, "ssh", "ssh-keygen") if not shutil.which(name)]
-pytestmark = [
-    pytest.mark.board,
-    pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
-    pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() != 0, reason="this sshd needs root to log users in"),
-]
-SERVER = """
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host
-PidFile {folder}/pid
-AuthorizedKeysFile {folder}/user.pub
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin yes
-"""
-CLIENT = """
-Host *
-  IdentityFile {folder}/{key}
-  IdentitiesOnly yes
-  UserKnownHostsFile {folder}/{known}
-  StrictHostKeyChecking yes
-"""
+pytestmark = [pytest.mark.board, *NEEDS]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Start an sshd; yield its folder and port."""
     folder = tmp_path_factory.mktemp("sshd")
-    for name in ("host", "user", "stranger", "other"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (folder / "server").write_text(SERVER.format(port=port, folder=folder))
-    for name, key in (("known", "host"), ("changed", "other")):
-        key = (folder / f"{key}.pub").read_text().split()[:2]
-        (folder / name).write_text(f"[127.0.0.1]:{port} {' '.join(key)}\n")
-    Path("/run/sshd").mkdir(exist_ok=True)
-    daemon = subprocess.Popen([SSHD, "-D", "-f", folder / "server", "-E", folder / "log"])
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.05)
-    yield folder, port
-    daemon.terminate()
-    daemon.wait(timeout=10)
+    with sshd(folder) as port:
+        yield folder, port
 
 
 @pytest.fixture
@@ -80,23 +38,10 @@ def reach(server, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def made(key="user", known="known", port=port):
-        config = tmp_path / "config"
-        config.write_text(CLIENT.format(folder=folder, key=key, known=known))
-        wrapper = tmp_path / "bin" / "ssh"
-        wrapper.parent.mkdir(exist_ok=True)
-        wrapper.write_text(f'#!/bin/sh\nexec {SSH} -F "{config}" "$@"\n')
-        wrapper.chmod(0o755)
-        monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
+        monkeypatch.setenv("PATH", str(ssh_wrapper(tmp_path, folder, key, known)), prepend=os.pathsep)
         return Board("pi", "ssh", f"{getpass.getuser()}@127.0.0.1", port, sys.executable, str(there))
 
     return made, there
-
-
-def empty(folder, seconds=10.0):
-    end = time.monotonic() + seconds
-    while any(folder.iterdir()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return not any(folder.iterdir())
 
 
 def test_files_are_measured_and_nothing_stays(reach, onnx_file, tflite_file):
