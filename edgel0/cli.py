@@ -343,7 +343,7 @@ def compare(
 
     from edgel0.devices.boards import find_board
     from edgel0.devices.comparing import compare as compared
-    from edgel0.devices.profiling import alone, starter
+    from edgel0.devices.profiling import alone, starter, threads_of
     from edgel0.report.text import comparison
 
     console, board = _console(stderr=as_json), find_board(on)
@@ -352,7 +352,7 @@ def compare(
         found = compared(
             a,
             b,
-            threads=threads,
+            threads=threads_of(board, threads),
             num_runs=num_runs,
             min_secs=min_secs,
             cores=_cores(cores),

@@ -89,7 +89,7 @@ def row(part: Part, num_runs: int, rounds: int) -> Measurement:
         peak_rss_bytes=part.end.get("peak_rss_bytes"),
         notes=(*_notes(part, samples, num_runs, observed), *_disturbed(part, reasons, rounds)),
         marks=tuple(reasons),
-        cores=subject.job.cores,
+        cores=(part.session.job if part.session else subject.job).cores,
         operators=tuple(OperatorTime(*each) for each in part.profile.get("operators", ())),
         rounds=tuple(_round(batch, batch in kept) for batch in part.batches),
         facts=board | {"memory": ready.get("memory")},

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgel0.devices.boards import FOLDER, Board, read_board
 from edgel0.devices.links import open_board
@@ -73,10 +74,32 @@ def doctor(board: Board) -> list[Finding]:
     except (EdgeL0Error, ValueError, IndexError) as error:
         advice = f"install Python 3.9 or newer there, or name one in the board's file (python = ...): {error}"
         return [*findings, Finding("python", "does not run", advice)]
-    return [*findings, *_read(told, link.folder)]
+    return [*findings, *_read(told, link.folder), *_asked(told, board)]
 
 
-def _read(told: dict[str, object], folder: str) -> list[Finding]:
+def _asked(told: dict[str, Any], board: Board) -> list[Finding]:
+    """Judge what the board's file asks of it."""
+    findings = []
+    if board.runtime:
+        there = told["runtimes"].get(board.runtime) if isinstance(told["runtimes"], dict) else None
+        mend = f"its file asks for it: run  python3 -m pip install {board.runtime}  there, or correct runtime = ..."
+        findings.append(Finding("its runtime", f"{board.runtime} {there or 'is not there'}", "" if there else mend))
+    if board.cores:
+        has = told.get("processors")
+        absent = sorted(set(board.cores) - set(has)) if has is not None else []
+        mend = f"there are no processors {absent}, but {has}: correct cores = ... in its file"
+        findings.append(Finding("its cores", ", ".join(map(str, board.cores)), mend if absent else ""))
+    if board.memory:
+        has = told.get("memory")
+        known = f"{has:,} B" if has else "unknown"
+        mend = "its file allows models more than the board has: correct memory = ... there"
+        findings.append(
+            Finding("its memory", f"{board.memory:,} B of {known}", mend if has and board.memory > has else "")
+        )
+    return findings
+
+
+def _read(told: dict[str, Any], folder: str) -> list[Finding]:
     """Judge what the probe told."""
     version = tuple(int(part) for part in str(told["python"]).split(".")[:2])
     free = told["free"]
@@ -135,6 +158,12 @@ try:
     free = room.f_bavail * room.f_frsize
 except (OSError, AttributeError):
     free = None
+try:
+    with open("/proc/meminfo") as file:
+        memory = int(next(line for line in file if line.startswith("MemTotal")).split()[1]) * 1024
+except (OSError, StopIteration, ValueError):
+    memory = None
+processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 print(json.dumps({"python": platform.python_version(), "machine": platform.machine(), "free": free,
-                  "governor": governor, "runtimes": found}))
+                  "governor": governor, "runtimes": found, "memory": memory, "processors": processors}))
 """

@@ -18,6 +18,7 @@ from edgel0.devices import links, local
 from edgel0.devices.base import Job, Session
 from edgel0.devices.boards import Board
 from edgel0.devices.measure import measure
+from edgel0.devices.suiting import suited
 from edgel0.errors import DeviceError, EdgeL0Error, UsageError
 from edgel0.types import Measurement
 
@@ -92,7 +93,7 @@ def _one(
     def failed(path: Path, error: EdgeL0Error) -> None:
         failures.append(Failure(board.name, path.as_posix(), error))
 
-    asked = how | ({"threads": board.threads} if board.threads and how.get("threads", 1) == 1 else {})
+    asked = how | {"threads": threads_of(board, how.get("threads", 1))}
     try:
         opened = starter(board)
         with alone(board):
@@ -104,10 +105,16 @@ def _one(
     return [*measured, *failures]
 
 
+def threads_of(board: Board, threads: int) -> int:
+    """Return the threads to use: those of the board's file, unless more than one was asked for."""
+    return board.threads if board.threads and threads == 1 else threads
+
+
 def starter(board: Board) -> Callable[[Job, float], Session]:
-    """Return what starts a runner on the board. Raises UsageError where nothing can be timed."""
+    """Return what starts a runner on the board, as its file asks. Raises UsageError where nothing can be timed."""
     here = board.transport == "local" and not board.python
-    return local.start if here else partial(links.start, links.open_board(board))
+    begin = local.start if here else partial(links.start, links.open_board(board))
+    return lambda job, patience: begin(suited(board, job), patience)
 
 
 @contextlib.contextmanager

@@ -399,12 +399,72 @@ def test_boards_are_addresses_or_files(tmp_path):
         ("transport = 'local'\nthread = 4", "did you mean 'threads'"),
         ("transport = 'local'\nthreads = 'four'", "expected int"),
         ("transport =", "is not TOML"),
+        ("transport = 'local'\nruntim = 'onnxruntime'", "did you mean 'runtime'"),
+        ("transport = 'local'\nruntime = 'onnxruntme'", "did you mean 'onnxruntime'"),
+        ("transport = 'local'\nruntime = ['onnxruntime']", "expected one of onnxruntime, ai-edge-litert"),
+        *[
+            (f"transport = 'local'\ncores = {value}", r"expected numbers of processors, as in \[0, 1\]")
+            for value in ("4", "[]", "[-1]", "[true]", "['0']", "'0-3'", "[1.0]")
+        ],
+        *[
+            (f"transport = 'local'\nmemory = {value}", 'expected bytes, or a size such as "512 MB"')
+            for value in ("0", "-1", "true", "'much'", "1.5", "[1]", "nan")
+        ],
+        *[
+            (f"transport = 'qemu'\naddress = 'cortex-a72'\n{key}", "an emulated core has no use for")
+            for key in ("runtime = 'onnxruntime'", "cores = [0]", "memory = 5")
+        ],
     ],
 )
 def test_a_wrong_board_file_is_a_usage_error(text, message, tmp_path):
     (tmp_path / "b.toml").write_text(text)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         find_board("b", tmp_path)
+    assert "\n" not in str(caught.value).split("is not TOML")[0]
+
+
+def test_a_board_file_has_all_its_keys(tmp_path):
+    keys = "runtime = 'ai-edge-litert'\ncores = [2, 3, 2]\nmemory = '256 MB'\nthreads = 2\nnotes = 'on the shelf'\n"
+    (tmp_path / "b.toml").write_text("transport = 'local'\n" + keys)
+    assert find_board("b", tmp_path) == Board(
+        "b", "local", threads=2, notes="on the shelf", runtime="ai-edge-litert", cores=(2, 3), memory=256_000_000
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_board_file_chooses_the_processors(kind, lab, onnx_file):
+    folder, _ = lab
+    (core, *_) = sorted(os.sched_getaffinity(0))
+    (row,) = profile([board(kind, folder, cores=(core,))], [onnx_file], num_runs=5, min_secs=0)
+    assert row.cores == (core,)
+    (failure,) = profile([board(kind, folder, cores=(core,))], [onnx_file], cores=(9999,))
+    assert "the board has no processors [9999]" in str(failure.error)  # what was asked for goes before the file
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_board_file_chooses_the_runtime(kind, lab, onnx_file, tflite_file, programs):
+    folder, _ = lab
+    asked = board(kind, folder, runtime="ai-edge-litert")
+    row, failure = profile([asked], [tflite_file, onnx_file], num_runs=5, min_secs=0)
+    assert row.runtime.startswith("ai-edge-litert ")
+    assert failure.artifact == onnx_file.as_posix()
+    assert re.search(r"runs in onnxruntime, and the file of .* names runtime = 'ai-edge-litert'", str(failure.error))
+    (absent,) = profile([board(kind, folder, runtime="tflite-runtime")], [tflite_file])
+    assert "tflite_runtime" in str(absent.error)  # and no other was taken instead
+    assert "ai_edge_litert" not in str(absent.error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_needs_too_much_memory_is_not_sent(kind, lab, large_onnx_file, onnx_file, programs):
+    folder, _ = lab
+    needs = 2896 * 2896 * 4
+    (row,) = profile([board(kind, folder, memory=needs - 1)], [large_onnx_file])
+    assert isinstance(row.error, DeviceError)
+    assert f"({needs:,} B of weights and " in str(row.error)
+    assert "so nothing was sent" in str(row.error)
+    assert (not (programs / "argv").exists(), row.error.exit_code) == (True, 3)
+    (good,) = profile([board(kind, folder, memory=needs - 1)], [onnx_file], num_runs=5, min_secs=0)
+    assert isinstance(good, Measurement)
 
 
 @pytest.mark.parametrize("text", ["kitchn", "../kitchen", "ssh://", "ssh://h:port", "", "qemu:", "ssh://a/b"])
@@ -423,7 +483,7 @@ def test_two_files_are_compared_on_a_board(lab, tmp_path, fake_runner, monkeypat
     folder, _ = lab
     monkeypatch.chdir(tmp_path)
     (tmp_path / "devices").mkdir()
-    text = f"transport = 'ssh'\naddress = 'b'\npython = {sys.executable!r}\nfolder = {str(folder)!r}\n"
+    text = f"transport = 'ssh'\naddress = 'b'\npython = {sys.executable!r}\nfolder = {str(folder)!r}\nthreads = 2\n"
     (tmp_path / "devices" / "one.toml").write_text(text)
     for name in ("a", "b"):
         (tmp_path / f"{name}.onnx").touch()
@@ -431,4 +491,5 @@ def test_two_files_are_compared_on_a_board(lab, tmp_path, fake_runner, monkeypat
     app(arguments, standalone_mode=False)
     told = json.loads(capsys.readouterr().out)
     assert (told["difference"], told["a"]["board"].split(":")[0]) == ("none", "one")
+    assert told["a"]["threads"] == 2
     assert left(folder) == []

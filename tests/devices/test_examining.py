@@ -1,6 +1,7 @@
 """Which boards there are, whether they answer, and what they lack."""
 
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -66,6 +67,32 @@ def test_what_a_board_lacks_is_told_with_a_cure(tmp_path, told, what, words):
     wrong = [finding for finding in doctor(Board("board", "local", python=str(python))) if finding.mend]
     assert [finding.what for finding in wrong] == [what]
     assert words in wrong[0].mend
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"runtime": "ai-edge-litert"}, "pip install ai-edge-litert"),
+        ({"cores": (0, 7)}, r"there are no processors [7], but [0, 1]"),
+        ({"memory": 2**30 + 1}, "more than the board has"),
+        ({"runtime": "onnxruntime", "cores": (1,), "memory": 2**30}, ""),
+    ],
+    ids=str,
+)
+def test_what_a_board_file_asks_for_is_compared_with_the_board(tmp_path, asked, words):
+    told = {"python": "3.11.2", "machine": "aarch64", "free": 10**9, "governor": "performance"}
+    told |= {"runtimes": {"onnxruntime": "1"}, "memory": 2**30, "processors": [0, 1]}
+    python = program(tmp_path, "python", f"echo '{json.dumps(told)}'")
+    findings = doctor(Board("board", "local", python=str(python), **asked))
+    assert [finding.what for finding in findings[5:]] == [f"its {key}" for key in asked]
+    assert [words in finding.mend for finding in findings if finding.mend] == [True] * bool(words)
+
+
+def test_this_computer_has_what_a_file_asks_for():
+    asked = Board("here", "local", runtime="onnxruntime", cores=tuple(os.sched_getaffinity(0)), memory=1)
+    findings = {finding.what: finding for finding in doctor(asked)}
+    assert [findings[f"its {key}"].mend for key in ("runtime", "cores", "memory")] == ["", "", ""]
+    assert not findings["its memory"].found.endswith("unknown")
 
 
 @pytest.mark.parametrize("code", ["exit 1", "echo nonsense", "kill -9 $$"])
