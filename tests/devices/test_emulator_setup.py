@@ -77,7 +77,7 @@ def test_again_replaces_it(world):
 
 def test_versions_and_sources_are_part_of_the_name(world, tmp_path, monkeypatch):
     before = place.folder_of()
-    for name in ("wheels.txt", "count.c", "compiling.py"):
+    for name in ("wheels.txt", "count.c", "compiling.py", "steps.py"):
         (tmp_path / name).write_text((place.HERE / name).read_text())
     monkeypatch.setattr(place, "HERE", tmp_path)
     assert place.folder_of() == before

@@ -45,11 +45,14 @@ class Emulator:
 
 
 def folder_of(cache: Path | str | None = None) -> Path:
-    """Return where the emulator is or would be built; what it is built from is part of the name."""
+    """Return where the emulator is or would be built; what it is built from, and how, is part of the name.
+
+    A file more or less in it shows in ONNX Runtime's counts, so one that other steps built is another emulator.
+    """
     content = [
         SUITE,
         *PACKAGES,
-        *((HERE / name).read_text("utf-8") for name in ("wheels.txt", "count.c", "compiling.py")),
+        *((HERE / name).read_text("utf-8") for name in ("wheels.txt", "count.c", "compiling.py", "steps.py")),
     ]
     digest = hashlib.sha256("\n".join(content).encode()).hexdigest()[:12]
     root = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgel0"
