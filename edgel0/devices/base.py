@@ -28,6 +28,7 @@ DOING = {
     "ready": "loading",
     "warm": "warming up",
     "samples": "running",
+    "look": "looking at the board before running",
     "operators": "profiling",
     "end": "closing",
 }

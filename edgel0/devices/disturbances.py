@@ -7,6 +7,7 @@ nothing: a missing fact is no finding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 Facts = Mapping[str, Any]  # what ``runner.snapshot`` returned
@@ -26,12 +27,16 @@ def marks(before: Facts | None, after: Facts | None) -> dict[str, str]:
 
 def _throttled(before: Facts, after: Facts) -> Iterator[str]:
     """Bits 0 to 3 are now, 16 to 19 the same at any time since boot, so only those newly set tell of this round."""
-    if after.get("throttled") is not None:
-        first = before.get("throttled") or 0
-        now = (after["throttled"] | first) & 0xF
-        new = (after["throttled"] & ~first) >> 16
-        yield from (f"the firmware says {name}" for bit, name in THROTTLED.items() if (now | new) >> bit & 1)
-    for name, (kind, state) in (after.get("cooling") or {}).items():
+    first = before.get("throttled") or 0
+    new = ((after.get("throttled") or 0) & ~first) >> 16
+    yield from held_back(after, first & 0xF | new)
+
+
+def held_back(seen: Facts, also: int = 0, bits: int = 0xF) -> Iterator[str]:
+    """Say what holds the processor back now, of those bits of the firmware; ``also`` are bits of another time."""
+    now = ((seen.get("throttled") or 0) | also) & bits
+    yield from (f"the firmware says {name}" for bit, name in THROTTLED.items() if now >> bit & 1)
+    for name, (kind, state) in (seen.get("cooling") or {}).items():
         if (kind or "").startswith(COOLING) and (state or 0) > 0:
             yield f"{name} ({kind}) holds the processor back, step {state}"
 
@@ -50,12 +55,29 @@ def _frequency(before: Facts, after: Facts) -> Iterator[str]:
 
 
 def _hot(before: Facts, after: Facts) -> Iterator[str]:
-    for zone, last in (after.get("heat") or {}).items():
-        first = (before.get("heat") or {}).get(zone, last)
-        for kind, trip in last["trips"]:
-            if kind != "active" and first["celsius"] < trip <= last["celsius"]:  # an active one starts a fan
-                where, point = last["type"] or zone, f"{kind or 'trip'} point of {trip:g} °C"
-                yield f"{where} passed its {point} ({last['celsius']:g} °C)"
+    below = {(trip.zone, trip.kind, trip.at) for trip in trips(before) if trip.celsius < trip.at}
+    for trip in trips(after):
+        if trip.celsius >= trip.at and (trip.zone, trip.kind, trip.at) in below:
+            yield f"{trip.name} passed its {trip.kind} point of {trip.at:g} °C ({trip.celsius:g} °C)"
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A point in degrees Celsius at which the kernel acts, and the temperature of its zone."""
+
+    zone: str
+    name: str
+    kind: str
+    at: float
+    celsius: float
+
+
+def trips(seen: Facts) -> Iterator[Trip]:
+    """Yield the trip points but for those that only start a fan."""
+    for zone, found in (seen.get("heat") or {}).items():
+        for kind, at in found["trips"]:
+            if kind != "active":
+                yield Trip(zone, found["type"] or zone, kind or "trip", at, found["celsius"])
 
 
 def _busy(before: Facts, after: Facts) -> Iterator[str]:

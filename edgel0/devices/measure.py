@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 from edgel0.devices import local
 from edgel0.devices.answers import Part, Subject, row
 from edgel0.devices.base import Job, Session
+from edgel0.devices.cooling import COOL_SECS, Heat
 from edgel0.devices.sizes import file_bytes
 from edgel0.errors import DeviceError, EdgeL0Error, UsageError, nearest
 from edgel0.types import Artifact, Measurement
@@ -42,6 +42,7 @@ def measure(
     cores: Sequence[int] = (),
     operators: bool = False,
     together: bool = False,
+    cool_secs: float = COOL_SECS,
     progress: Callable[[str, float], None] | None = None,
     start: Callable[[Job, float], Session] = local.start,
     failed: Callable[[Path, EdgeL0Error], None] | None = None,
@@ -50,11 +51,12 @@ def measure(
 
     Each file gets its own runner process. All are loaded and warmed up (at least 5 runs and 0.5 s, until inferences
     stop getting faster), then come ``rounds`` of batches whose order turns round every time (A B, B A, ...). A file is
-    done after ``num_runs`` inferences *and* ``min_secs`` seconds of them, or at ``max_secs``; its warm-up has the same
-    upper limit. Only one runner computes at any moment. A round in which the board throttled, changed its clock,
+    done after ``num_runs`` inferences *and* ``min_secs`` seconds of them, or before ``max_secs``; its warm-up has the
+    same upper limit. Only one runner computes at any moment. A round in which the board throttled, changed its clock,
     passed a trip point or was busy is set aside and repeated, at most ``rounds`` times for a file; ``together`` repeats
     it for all files, so that each has the same turns. Where too few rounds are quiet even then, the figures are those
     of the quiet ones alone, fewer than ``num_runs`` it may be, and where none is, of all; the row's ``marks`` say so.
+    A board that heat slows down is let cool before the next batch, ``cool_secs`` in all at most; ``notes`` say so.
     ``cores`` are the processors to stay on, () for any; ``operators`` asks for the time of each operator in a pass of
     its own. ``progress`` hears what comes next and the share of steps done; ``start`` is the transport. With
     ``failed``, a file whose runner fails is told there, keeps the samples it has, and the others go on; without, the
@@ -68,23 +70,26 @@ def measure(
     """
     _check(threads, num_runs, min_secs, max_secs, rounds)
     subjects = [_subject(artifact, threads, cores) for artifact in artifacts]
-    steps, done = len(subjects) * (rounds + 2), count()
+    steps, step = len(subjects) * (rounds + 2), 0
 
-    def tell(what: str, subject: Subject) -> None:
+    def tell(what: str, subject: Subject, begun: int = 1) -> None:
+        nonlocal step
         if progress:
-            progress(f"{what} {subject.path.name}", min(1.0, next(done) / steps))
+            progress(f"{what} {subject.path.name}", min(1.0, step / steps))
+        step += begun
 
     share = {"runs": math.ceil(num_runs / rounds), "seconds": min_secs / rounds, "limit": max_secs / rounds}
+    heat = Heat(cool_secs)
     with ExitStack() as stack:
         parts = [Part(subject) for subject in subjects]
 
-        def turn_of(part: Part, what: str, step: Callable[[Part], None]) -> None:
+        def turn_of(part: Part, what: str, take: Callable[[Part], None]) -> None:
             if part.broken:
                 return
             if what:
                 tell(what, part.subject)
             try:
-                step(part)
+                take(part)
             except EdgeL0Error as error:
                 if not failed:
                     raise
@@ -97,6 +102,12 @@ def measure(
 
         def warm(part: Part) -> None:
             part.warm = part.ask("warm", "warmup", **WARMUP, limit=max_secs)
+            heat.see(part.warm.get("after"))
+
+        def run(part: Part, turn: int) -> None:
+            part.cool(heat, lambda what: tell(what, part.subject, 0))
+            part.run(turn, share | {"limit": min(share["limit"], part.left(max_secs))})
+            heat.see(part.batches[-1].get("after"), part.batches[-1]["disturbed"])
 
         def profile(part: Part) -> None:
             part.profile = part.ask("operators", "operators", runs=PROFILED_RUNS)
@@ -107,16 +118,19 @@ def measure(
             turn_of(part, "warm up", warm)
         for turn in range(2 * rounds):
             sound = [part for part in parts if not part.broken]
-            waiting = sound if turn < rounds else _unquiet(sound, rounds, max_secs, together)
+            if turn < rounds:
+                waiting = [part for part in sound if part.left(max_secs) > 0]
+            else:
+                waiting = _unquiet(sound, rounds, max_secs, together)
             for part in waiting[:: -1 if turn % 2 else 1]:
-                turn_of(part, "run" if turn < rounds else "repeat", partial(Part.run, turn=turn, share=share))
+                turn_of(part, "run" if turn < rounds else "repeat", partial(run, turn=turn))
         for part in parts:
             if operators:
                 turn_of(part, "profile", profile)
             turn_of(part, "", lambda part: part.end.update(part.ask("end", "end")))
     if progress and parts:
         progress("measured", 1.0)
-    return [row(part, num_runs, rounds) for part in parts if part.batches]
+    return [row(part, num_runs, min_secs, rounds) for part in parts if part.batches]
 
 
 def _unquiet(parts: list[Part], rounds: int, max_secs: float, together: bool) -> list[Part]:

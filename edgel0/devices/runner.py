@@ -8,7 +8,8 @@
 commands on stdin, events on stdout. Whatever a runtime prints itself goes to stderr::
 
     (started)                                                 ready    runtime load_ms first_ms inputs board memory
-    {"do": "warmup", "runs": 5, "seconds": 0.5, "limit": 99}  warm     runs stable
+    {"do": "warmup", "runs": 5, "seconds": 0.5, "limit": 99}  warm     runs stable after
+    {"do": "look"}                                            look     after
     {"do": "run", "runs": 10, "seconds": 0.2, "limit": 30}    samples  samples_ms cpu_ms wall_ms before after
     {"do": "operators", "runs": 10}                           operators  operators reason
     {"do": "end"}                                             end      peak_rss_bytes
@@ -20,6 +21,7 @@ stdin closes: no runner outlives the one who asked.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib
@@ -320,7 +322,10 @@ def cooling(root: str = "/") -> dict[str, Any] | None:
 
 
 def throttled(root: str = "/") -> int | None:
-    """Return the bits of ``vcgencmd get_throttled`` where the board has that program (Raspberry Pi)."""
+    """Return the bits of the firmware (Raspberry Pi): from the kernel, else from ``vcgencmd get_throttled``."""
+    for folder in folders(root, "sys/devices/platform/soc*/soc*firmware"):
+        with contextlib.suppress(TypeError, ValueError):
+            return int(read(root, f"{folder}/get_throttled"), 16)  # type: ignore[arg-type]
     for place in ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd"):
         program = Path(root) / place
         if os.access(program, os.X_OK):
@@ -419,7 +424,9 @@ def serve(job: dict[str, Any], say: Callable[..., None]) -> None:
             return say("end", peak_rss_bytes=peak or peak_rss(root))
         if command["do"] == "warmup":
             runs, stable = warm(infer, command["runs"], command["seconds"], command["limit"])
-            say("warm", runs=runs, stable=stable)
+            say("warm", runs=runs, stable=stable, after=snapshot(root))
+        elif command["do"] == "look":
+            say("look", after=snapshot(root))
         elif command["do"] == "operators":
             peak = peak_rss(root)  # before a second session takes its memory
             runs = min(command["runs"], PROFILED_RUNS, 1 + int(PROFILED_SECS * 1e3 / first_ms))

@@ -1,7 +1,8 @@
 """A runner that computes nothing: it logs what it is asked beside the model and misbehaves as the model's name says.
 
 ``hang-warm.onnx`` hangs where the event ``warm`` is due, ``plain.onnx`` behaves, ``busy-1-3.onnx`` is disturbed in its
-batches 1 and 3 (from 0) and takes twice as long in them; ``busy-all.onnx`` always is.
+batches 1 and 3 (from 0) and takes twice as long in them; ``busy-all.onnx`` always is. ``hot-3.onnx`` is held back by
+heat in its batch 0 and until it was looked at 3 times; ``long.onnx`` takes 40 s, it says.
 """
 
 import json
@@ -62,7 +63,18 @@ threading.Thread(target=watch, daemon=True).start()
 log(f"pid {os.getpid()}")
 board = {"board": None, "cpu": "Fake-1", "machine": "none", "governor": "powersave" if how == "governor" else None}
 say("ready", runtime="fake 1", load_ms=1.0, first_ms=2.0, inputs=[], board=board)
-taken = 0
+taken = looks = 0
+
+
+def seen() -> dict[str, object]:
+    """What a board says that gets cooler by 4 degrees a look."""
+    if how != "hot":
+        return {"throttled": 0}
+    left = int(where) - looks if taken else 0
+    zone = {"type": "cpu-thermal", "celsius": 74.0 + 4.0 * left, "trips": [["passive", 80.0]]}
+    return {"throttled": 4 if left > 0 else 0, "heat": {"thermal_zone0": zone}}
+
+
 for text in sys.stdin:
     command = json.loads(text)
     log(f"begin {model.stem} {text.strip()}")
@@ -72,18 +84,22 @@ for text in sys.stdin:
     if do == "warmup":
         say("warm", runs=runs, stable=how != "cold")
     elif do == "run":
-        runs = 2 if how == "slow" else runs
+        runs = {"slow": 2, "long": 1}.get(how, runs)
         bad = how == "busy" and (where == "all" or str(taken) in where.split("-"))
+        before = seen()
         taken += 1
-        samples = [4.0 + i if how == "drift" else 4.0 for i in range(runs)]
+        samples = [{"drift": 4.0 + i, "long": 40e3}.get(how, 4.0) for i in range(runs)]
         say(
             "samples",
             samples_ms=[2 * ms for ms in samples] if bad else samples,
-            cpu_ms=sum(samples) * (1.9 if how == "threads" else 1.0),
+            cpu_ms=sum(samples) * {"threads": 1.9, "waits": 0.4}.get(how, 1.0),
             wall_ms=sum(samples),
-            before={"throttled": 0},
-            after={"throttled": 4 if bad else 0},
+            before=before,
+            after={"throttled": 1} if bad else seen(),  # under-voltage: no heat,
         )
+    elif do == "look":
+        looks += 1
+        say("look", after=seen())
     else:
         say("end", peak_rss_bytes=20_000_000)
         break

@@ -68,7 +68,7 @@ def files(tmp_path):
 
 def test_the_conversation_alternates_who_is_loaded_first(files):
     heard = []
-    found = compare(*files, start=FAKE, progress=lambda what, share: heard.append((what, share)))
+    found = compare(*files, start=FAKE, min_secs=0.2, progress=lambda what, share: heard.append((what, share)))
     assert [what for what, _ in heard if what.startswith("load")] == [
         f"load {name}" for name in ("plain.onnx", "busy-all.tflite", "busy-all.tflite", "plain.onnx")
     ] + ["load plain.onnx", "load busy-all.tflite"]

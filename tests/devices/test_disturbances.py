@@ -172,6 +172,13 @@ def test_the_firmwares_bits(tmp_path, before, after, reason):
     assert marks(first, runner.snapshot(str(tmp_path))) == ({"throttled": reason} if reason else {})
 
 
+def test_the_kernel_tells_the_firmwares_bits_where_vcgencmd_may_not(tmp_path):
+    vcgencmd(tmp_path, "VCHI initialization failed")
+    assert runner.throttled(str(tmp_path)) is None
+    plant(tmp_path, {"sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n"})  # without 0x
+    assert runner.throttled(str(tmp_path)) == 0x50005
+
+
 def test_every_mark_has_a_case():
     seen = {mark for _, _, expected in ROUNDS.values() for mark in expected}
     assert seen == set(MARKS)

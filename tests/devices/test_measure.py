@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgel0.devices import local, runner
+from edgel0.devices import cooling, local, runner
 from edgel0.devices.base import CAUSES
 from edgel0.devices.measure import RUNTIMES, measure
 from edgel0.errors import DeviceError, ExtraError, UsageError
@@ -20,7 +20,7 @@ from edgel0.types import Artifact
 
 quick = partial(measure, min_secs=0.05)
 FAKE = Path(__file__).with_name("fake_runner.py")
-fake = partial(measure, start=partial(local.start, script=FAKE))
+fake = partial(measure, start=partial(local.start, script=FAKE), min_secs=0.2)  # 50 runs of 4 ms
 
 
 @pytest.fixture
@@ -169,11 +169,16 @@ def test_figures_are_what_the_runner_said(files):
     ("name", "how", "note"),
     [
         ("threads", {}, "observed 1.9 threads, asked 1"),
+        ("threads", {"threads": 3}, "observed 1.9 threads, asked 3"),
+        ("waits", {}, "the runner had a processor for 40% of the time only"),
+        ("plain", {"num_runs": 20, "min_secs": 0.0}, "threads not verified: 80 ms of inferences are too few"),
         ("governor", {}, "frequency governor powersave"),
         ("cold", {}, "the warm-up ended while inferences were still getting faster"),
-        ("slow", {}, "stopped at max_secs after 10 of 50 runs"),
-        # 4 5 6 7 8 9 ms: 8.5 / 4.5 = 1.89
-        ("drift", {"rounds": 1, "num_runs": 6}, "drifted: the last third took +89% against the first"),
+        ("plain", {"min_secs": 0.3}, "stopped at max_secs: the figures are of 50 of 50 runs and 0.2 of 0.3 s"),
+        # three more would take longer than max_secs
+        ("long", {}, "stopped at max_secs: the figures are of 3 of 50 runs and 120 of 0.2 s"),
+        # 4 5 ... 23 ms: 20.5 / 6.5
+        ("drift", {"rounds": 1, "num_runs": 20}, "drifted: the last third took +215% against the first"),
     ],
 )
 def test_notes_say_what_is_odd(files, name, how, note):
@@ -192,29 +197,52 @@ def test_a_disturbed_round_is_repeated_and_never_averaged_in(files, tmp_path):
         (turn, turn not in (1, 3), 10) for turn in range(7)
     ]
     aside = [each for each in busy.rounds if not each.kept]
-    assert [each.disturbed for each in aside] == [{"throttled": "the firmware says throttled"}] * 2
+    assert [each.disturbed for each in aside] == [{"throttled": "the firmware says under-voltage"}] * 2
     assert all(each.samples_ms == (8.0,) * 10 for each in aside)  # kept, beside the figures
     assert (len(plain.rounds), plain.notes) == (5, ())
-    assert (busy.rounds[1].after, busy.rounds[0].samples_ms) == ({"throttled": 4}, ())
+    assert (busy.rounds[1].after, busy.rounds[0].samples_ms) == ({"throttled": 1}, ())
 
 
 def test_where_every_repeat_is_disturbed_the_figures_bear_the_mark(files, tmp_path):
     (row,) = fake(files("busy-all.onnx"))
     assert (row.marks, row.samples_ms, len(row.rounds)) == (("throttled",), (8.0,) * 100, 10)
-    assert row.notes == ("disturbed in all of 10 rounds, repeats included (throttled: the firmware says throttled)",)
+    assert row.notes == (
+        "disturbed in all of 10 rounds, repeats included (throttled: the firmware says under-voltage)",
+    )
 
 
 def test_figures_of_few_quiet_rounds_bear_the_mark_and_hold_no_other(files):
     (row,) = fake(files("busy-0-1-2-3-4-5-6-7.onnx"))
     assert (row.marks, row.samples_ms) == (("throttled",), (4.0,) * 20)
     assert row.notes == (
-        "only 2 of 5 rounds undisturbed, the figures are theirs (throttled: the firmware says throttled)",
+        "too few rounds were undisturbed: the figures are of 20 of 50 runs and 0.08 of 0.2 s",
+        "threads not verified: 80 ms of inferences are too few",
+        "only 2 of 5 rounds undisturbed, the figures are theirs (throttled: the firmware says under-voltage)",
     )
 
 
 def test_repeats_end_at_max_secs(files):
     (row,) = fake(files("busy-all.onnx"), min_secs=0.0, max_secs=0.25)  # a batch says that it took 40 ms
     assert len(row.rounds) == 6
+
+
+def test_a_board_that_is_hot_is_let_cool_before_its_next_batch(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(cooling, "POLL_SECS", 0.01)
+    heard = []
+    plain, hot = fake(files("plain.onnx", "hot-3.onnx"), progress=lambda text, share: heard.append((text, share)))
+    begun = [line.split(maxsplit=2)[1:] for line in log(tmp_path) if line.startswith("begin")]
+    names = [(name, json.loads(text)["do"]) for name, text in begun]
+    first = names.index(("hot-3", "run"))
+    # nobody runs before it is cool, whoever's turn it is; the runner that is next looks
+    assert names[first + 1 : first + 4] == [("hot-3", "look")] * 3
+    why = "the firmware says throttled; cpu-thermal at 86 °C, its passive point is 80 °C"
+    assert [text for text, _ in heard if text.startswith("cool")] == [f"cool down ({why}) before hot-3.onnx"] * 3
+    assert [share for _, share in heard] == sorted(share for _, share in heard)
+    assert hot.notes == (
+        "1 disturbed round(s) set aside and repeated",
+        f"the board cooled down for 0 s ({why})",
+    )
+    assert (plain.notes, hot.marks, hot.samples_ms) == ((), (), (4.0,) * 50)
 
 
 def test_files_are_repeated_together_when_they_are_to_be_compared(files):
