@@ -52,10 +52,11 @@ screenshots: $(VENV)/dev.stamp
 boards: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m board
 
-# Instructions of dense and slim networks on three cores, counted in two emulators; some ten minutes.
+# Instructions on three cores, counted in two emulators: of dense and slim networks, and with RUNS=runs of the files of
+# recipes that were run; some ten minutes. Goes on where it was interrupted.
 instructions: $(VENV)/dev.stamp
 	$(BIN)/edgel0 devices setup qemu
-	$(BIN)/python -m benchmarks.instructions --again --store benchmarks/results/instructions.md
+	$(BIN)/python -m benchmarks.instructions $(if $(RUNS),--runs $(RUNS)) --again --lines benchmarks/results/instructions.jsonl --store benchmarks/results/instructions.md
 
 # Our files beside those of other converters; ONNX2TF=PYTHON of an environment that has it.
 export: $(VENV)/dev.stamp

@@ -1,23 +1,27 @@
 """Do our figures agree with the runtimes' own? Each model by edgel0, and by the tool that its runtime comes with.
 
-``python -m benchmarks.agreement`` exports five networks with fresh weights to ONNX and TFLite, then measures each file
-in ``--repeats`` pairs in alternating order: once by :func:`edgel0.measure`, once by the other way, each in processes of
-its own, one thread. For TFLite that is ``python -m ai_edge_litert.tools.benchmark_litert_model``, whose median is
-taken before it rounds it. ONNX Runtime's wheel brings no such program, so it is the loop of its
-``onnxruntime_perf_test``, with no options but the one thread: make a session, run once, then time ``run`` again and
-again. Prints a JSON line per file: p10 / p50 of both ways over the pairs, and the median of the pairs' ratios, ours
-over theirs. ``--store FILE.md`` writes a table.
+``python -m benchmarks.agreement`` exports five networks with fresh weights to ONNX and TFLite (or takes the files that
+are named), then measures each file in ``--blocks`` of four: ours theirs theirs ours, the next block the other way
+round. So whatever drifts evenly during a block cancels, and each block also tells by how much one way differs from
+itself: no single pair can be nearer than that. Ours is :func:`edgel0.measure`; each measurement is in processes of its
+own, one thread. For TFLite, theirs is ``python -m ai_edge_litert.tools.benchmark_litert_model``, whose median is taken
+before it rounds it. ONNX Runtime's wheel brings no such program, so it is the loop of its ``onnxruntime_perf_test``,
+with no options but the one thread: make a session, run once, then time ``run`` again and again. A network that does
+next to nothing is measured, too: what the call itself takes. Prints a JSON line per file; ``--store FILE.md`` writes a
+table. The machine must have nothing else to do: a block in which edgel0 was disturbed is told.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +31,7 @@ import torch
 from torch import nn
 
 from edgel0 import Masks, __version__, export, measure, slim, trace
-from edgel0.devices.stats import percentile
+from edgel0.devices.stats import bootstrap
 from edgel0.staging import write
 from export.efficientnet_lite0 import EfficientNetLite0
 from export.mnist_lenet5 import LeNet5
@@ -41,6 +45,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "transformer": (build_transformer, (1, 49, 20)),
     "efficientnet_lite0": (lambda: EfficientNetLite0(10), (1, 3, 96, 96)),
 }
+NOTHING: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {"nothing": (lambda: nn.Linear(1, 1), (1, 1))}
+LIMIT = 0.05
 PERF_TEST = """
 import json, sys, time
 import numpy as np, onnxruntime
@@ -66,22 +72,34 @@ tool.main()
 """
 
 
-def ours(path: Path, runs: int) -> tuple[float, float]:
-    """Return p10 and p50 in ms by edgel0."""
+@dataclass(frozen=True)
+class Timing:
+    """One way's median and lower percentile (10, LiteRT's tool: 5) in ms, and what disturbed it, if that is known."""
+
+    low_ms: float
+    p50_ms: float
+    marks: tuple[str, ...] = ()
+
+
+Way = Callable[[Path, int], Timing]
+
+
+def ours(path: Path, runs: int) -> Timing:
+    """Measure by edgel0."""
     (row,) = measure([path], num_runs=runs)
-    return row.p10_ms, row.p50_ms
+    return Timing(row.p10_ms, row.p50_ms, row.marks)
 
 
-def theirs(path: Path, runs: int) -> tuple[float, float]:
-    """Return p10 (p5 of LiteRT's tool) and the median in ms by the runtime's own way."""
+def theirs(path: Path, runs: int) -> Timing:
+    """Measure by the runtime's own way."""
     if path.suffix == ".onnx":
-        return tuple(json.loads(_printed([sys.executable, "-c", PERF_TEST, str(path), str(runs)]).splitlines()[-1]))
+        return Timing(*json.loads(_printed([sys.executable, "-c", PERF_TEST, str(path), str(runs)]).splitlines()[-1]))
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         flags = [f"--model={path}", "--num_threads=1", f"--num_runs={runs}", "--warmup_runs=50"]
         _printed([sys.executable, "-c", UNROUNDED, *flags, f"--result_json={result}"])
         latency = json.loads(result.read_text(encoding="utf-8"))["latency"]
-    return latency["p5_ms"], latency["median_ms"]
+    return Timing(latency["p5_ms"], latency["median_ms"])
 
 
 def _printed(argv: Sequence[str]) -> str:
@@ -90,7 +108,7 @@ def _printed(argv: Sequence[str]) -> str:
 
 def exported(folder: Path, name: str) -> list[Path]:
     """Write one network in both formats."""
-    make, shape = NETWORKS[name]
+    make, shape = (NETWORKS | NOTHING)[name]
     torch.manual_seed(0)
     model, example = make().eval(), torch.zeros(shape)
     coupling = trace(model, example)
@@ -98,23 +116,34 @@ def exported(folder: Path, name: str) -> list[Path]:
     return [export(slimmed, folder / f"{name}{suffix}").path for suffix in (".onnx", ".tflite")]
 
 
-def agreement(path: Path, repeats: int) -> dict[str, Any]:
-    """Measure one file both ways in turns and return its row."""
-    runs = max(50, min(20_000, round(1e3 / max(ours(path, 50)[1], 1e-3))))  # about a second of them
-    pairs = []
-    for number in range(repeats):
-        ways = [ours, theirs] if number % 2 == 0 else [theirs, ours]
-        found = {way: way(path, runs) for way in ways}
-        pairs.append((found[ours], found[theirs]))
-    ratios = [mine[1] / other[1] for mine, other in pairs]
+def agreement(path: Path, blocks: int) -> dict[str, Any]:
+    """Measure one file in blocks and return its row."""
+    runs = max(50, min(20_000, round(1e3 / max(ours(path, 50).p50_ms, 1e-3))))  # about a second of them
+    found = []
+    for number in range(blocks):
+        order = [ours, theirs, theirs, ours] if number % 2 == 0 else [theirs, ours, ours, theirs]
+        taken: list[tuple[Way, Timing]] = [(way, way(path, runs)) for way in order]
+        found.append([[timing for by, timing in taken if by is way] for way in (ours, theirs)])
+    return {"file": path.name, "runs": runs} | judged(found)
+
+
+def judged(blocks: Sequence[Sequence[Sequence[Timing]]]) -> dict[str, Any]:
+    """Return what blocks say, each of two timings of ours and two of theirs.
+
+    ``ratio`` is ours over theirs, the median of the blocks; ``interval`` its bootstrap interval; ``itself`` the median
+    and the farthest of one way over the same way in the same block, as shares of 1 that they differ.
+    """
+    mine, other = ([timing for block in blocks for timing in block[i]] for i in (0, 1))
+    logs = [0.5 * math.log(a.p50_ms * b.p50_ms / (c.p50_ms * d.p50_ms)) for (a, b), (c, d) in blocks]
+    itself = [abs(two.p50_ms / one.p50_ms - 1) for block in blocks for one, two in block]
     return {
-        "file": path.name,
-        "ours_ms": [median(mine[i] for mine, _ in pairs) for i in (0, 1)],
-        "theirs_ms": [median(other[i] for _, other in pairs) for i in (0, 1)],
-        "ratio": median(ratios),
-        "ratios": [percentile(ratios, share) for share in (0, 100)],
-        "pairs": repeats,
-        "runs": runs,
+        "ours_ms": [median(timing.low_ms for timing in mine), median(timing.p50_ms for timing in mine)],
+        "theirs_ms": [median(timing.low_ms for timing in other), median(timing.p50_ms for timing in other)],
+        "ratio": math.exp(median(logs)),
+        "interval": [math.exp(end) for end in bootstrap(logs)],
+        "blocks": len(logs),
+        "itself": [median(itself), max(itself)],
+        "disturbed": sum(any(timing.marks for timing in block[0]) for block in blocks),
     }
 
 
@@ -129,34 +158,63 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         f"Made by `python -m benchmarks.agreement`; edgel0 {__version__}, onnxruntime {onnxruntime.__version__}, "
         f"ai-edge-litert {ai_edge_litert.__version__}, {platform.machine()}, 1 thread.",
         "",
-        "Each file measured both ways in turns, in processes of their own: by edgel0, and by LiteRT's "
-        "`benchmark_litert_model` or the loop of ONNX Runtime's `onnxruntime_perf_test`. p10 (p5 in LiteRT's tool) and "
-        "p50, medians over the pairs; the ratio is ours over theirs, of p50: the median of the pairs, least and most.",
+        "Each file measured by edgel0 and by LiteRT's `benchmark_litert_model` or the loop of ONNX Runtime's "
+        "`onnxruntime_perf_test`, each time in processes of its own, in blocks of four: ours theirs theirs ours, the "
+        "next the other way round. p10 (p5 in LiteRT's tool) and p50 are medians of all; the ratio is ours over "
+        "theirs, of p50: the median of the blocks and its 95 % interval. One way differs from itself, in the same "
+        "block, by what the next column says, median and farthest. Blocks in which edgel0 found the machine busy or "
+        "slowed down are counted in the last, and are not left out.",
         "",
-        "| file | ours ms, p10 / p50 | theirs ms, p10 / p50 | ratio | least | most | pairs |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| file | ours ms, p10 / p50 | theirs ms, p10 / p50 | ratio | 95 % | within 5 % | itself | disturbed |",
+        "|---|--:|--:|--:|--:|---|--:|--:|",
     ]
-    for row in rows:
-        mine, other = (" / ".join(f"{ms:.4g}" for ms in row[key]) for key in ("ours_ms", "theirs_ms"))
-        least, most = row["ratios"]
-        cells = [row["file"], mine, other, *(f"{value:.3f}" for value in (row["ratio"], least, most)), row["pairs"]]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+    judged_rows = [row for row in rows if Path(row["file"]).stem not in NOTHING]
+    lines += [line(row) for row in judged_rows]
+    within = sum(abs(row["ratio"] - 1) <= LIMIT for row in judged_rows)
+    lines += ["", f"{within} of {len(judged_rows)} files are within {LIMIT:.0%}."]
+    calls = [row for row in rows if row not in judged_rows]
+    if calls:
+        lines += [
+            "",
+            "What a call itself takes is in each figure, and is not the same: a network of one multiplication, p50 "
+            "of ours and theirs, is "
+            + ", ".join(
+                f"{1e3 * row['ours_ms'][1]:.2f} and {1e3 * row['theirs_ms'][1]:.2f} µs ({row['file']})" for row in calls
+            )
+            + ". Of a network of ten microseconds, a microsecond is 10 %.",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return one file's line of the table."""
+    mine, other = (" / ".join(f"{ms:.4g}" for ms in row[key]) for key in ("ours_ms", "theirs_ms"))
+    low, high = row["interval"]
+    cells = [
+        *(row["file"], mine, other, f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}"),
+        "yes" if abs(row["ratio"] - 1) <= LIMIT else "no",
+        " / ".join(f"{share:.1%}" for share in row["itself"]),
+        f"{row['disturbed']} of {row['blocks']}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="pairs of measurements of each file")
+    parser.add_argument("files", nargs="*", type=Path, help="ONNX and TFLite files instead of the networks")
+    parser.add_argument("--blocks", type=int, default=5, help="blocks of four measurements of each file")
     parser.add_argument("--only", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--store", type=Path, help="the table, in Markdown")
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        files = [path for name in given.only for path in exported(Path(folder), name)]
+        names = [] if given.files else given.only
+        files = given.files + [path for name in (*names, *NOTHING) for path in exported(Path(folder), name)]
         for path in files:
-            rows.append(agreement(path, given.repeats))
+            rows.append(agreement(path, given.blocks))
             print(json.dumps(rows[-1]), flush=True)
+    print(table(rows))
     if given.store:
         write(given.store, table(rows).encode())
 

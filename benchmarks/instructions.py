@@ -105,8 +105,7 @@ def counted(
                 key = (file.sha256, core, emulators[place], place)
                 if key not in known:
                     row = told(file, core, cache, max_secs) | {"emulator": emulators[place], "place": place}
-                    keep(row, lines)
-                    known[key] = row
+                    known[key] = kept(row, lines)
                 yield known[key] | {"of": file.of, "file": file.path.name}
 
 
@@ -127,20 +126,24 @@ def figures(found: Count) -> Row:
 
 
 def read(lines: Path | None) -> list[Row]:
-    """Return the whole lines of the store, but for those that say what went wrong: they are tried again."""
+    """Return the rows of the store; half a line, of a benchmark that was killed while writing it, is cut off."""
     if lines is None or not lines.exists():
         return []
-    rows = [json.loads(line) for line in lines.read_text("utf-8").splitlines(True) if line.endswith("\n")]
-    return [row for row in rows if "error" not in row]
+    text = lines.read_text("utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        lines.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
-def keep(row: Row, lines: Path | None) -> None:
-    """Print a row and append it to the store."""
+def kept(row: Row, lines: Path | None) -> Row:
+    """Print a row, append it to the store and return it as it is read again; what failed is tried again instead."""
     text = json.dumps(row)
     print(text, flush=True)
-    if lines:
+    if lines and "error" not in row:
         with lines.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
+    return dict(json.loads(text))
 
 
 def key_of(row: Row) -> Key:
