@@ -23,7 +23,7 @@ CORES = ["cortex-a53", "cortex-a76"]
 
 @pytest.fixture
 def counting(tmp_path, monkeypatch):
-    """Two runs with a file each: 1000 on the first core, 990 on the second, and one more where ONNX is counted again."""
+    """Two runs with a file each: 1000 on the first core, 990 on the second, one more where ONNX is counted again."""
     for name in ("a", "b"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "result.json").write_text(json.dumps({"name": f"recipe-{name}"}))
