@@ -58,7 +58,7 @@ def measured(path: Path, repeats: int) -> dict[str, Any]:
     """Return one file's row."""
     secs = [beyond(path) for _ in range(repeats)]
     return {
-        "file": path.name,
+        "file": f"{path.resolve().parent.name}/{path.name}",
         "median_secs": median(secs),
         "most_secs": max(secs),
         "warm_up_secs": WARMUP["seconds"],

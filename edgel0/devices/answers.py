@@ -172,6 +172,10 @@ def _notes(part: Part, samples: Sequence[float]) -> list[str]:
         notes.append(f"drifted: the last third took {drift(samples):+.0%} against the first")
     if board["governor"] not in (None, "performance"):
         notes.append(f"frequency governor {board['governor']}")
+    speeds = board.get("capacities") or {}
+    if len(set(speeds.values())) > 1 and not part.subject.job.cores:
+        fast = ",".join(cpu for cpu, speed in speeds.items() if speed == max(speeds.values()))
+        notes.append(f"the processors differ and any was taken; --cores {fast} stays on the fastest")
     if (board["board"] or "").startswith(FIRMWARE) and part.batches[-1].get("after", {}).get("throttled") is None:
         notes.append("the firmware's throttle flags cannot be read: add the user to the group video, then log in again")
     if part.profile.get("reason"):

@@ -106,7 +106,7 @@ def measure(
 
         def run(part: Part, turn: int) -> None:
             part.cool(heat, lambda what: tell(what, part.subject, 0))
-            part.run(turn, share | {"limit": min(share["limit"], part.left(max_secs))})
+            part.run(turn, share | {"limit": max(0.0, min(share["limit"], part.left(max_secs)))})
             heat.see(part.batches[-1].get("after"), part.batches[-1]["disturbed"])
 
         def profile(part: Part) -> None:
@@ -119,7 +119,7 @@ def measure(
         for turn in range(2 * rounds):
             sound = [part for part in parts if not part.broken]
             if turn < rounds:
-                waiting = [part for part in sound if part.left(max_secs) > 0]
+                waiting = [part for part in sound if not part.batches or part.left(max_secs) > 0]
             else:
                 waiting = _unquiet(sound, rounds, max_secs, together)
             for part in waiting[:: -1 if turn % 2 else 1]:

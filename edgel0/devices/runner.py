@@ -257,10 +257,21 @@ def memory(root: str = "/") -> int | None:
     return kib(fields(root, "proc/meminfo").get("MemTotal"))
 
 
+def capacities(root: str = "/") -> dict[str, int] | None:
+    """Return how fast each processor is beside the fastest (1024), where the kernel tells: big and little ones."""
+    found = {}
+    for folder in folders(root, "sys/devices/system/cpu/cpu[0-9]*"):
+        capacity = number(root, f"{folder}/cpu_capacity")
+        if capacity is not None:
+            found[Path(folder).name.removeprefix("cpu")] = capacity
+    return {cpu: found[cpu] for cpu in sorted(found, key=int)} or None
+
+
 def describe(root: str = "/") -> dict[str, Any]:
     """Return what the board is; a fact that cannot be read is None."""
     return {
         "board": read(root, "proc/device-tree/model"),
+        "capacities": capacities(root),
         "cpu": cpu(root),
         "cores": cores(root),
         "features": features(root),
@@ -324,8 +335,8 @@ def cooling(root: str = "/") -> dict[str, Any] | None:
 def throttled(root: str = "/") -> int | None:
     """Return the bits of the firmware (Raspberry Pi): from the kernel, else from ``vcgencmd get_throttled``."""
     for folder in folders(root, "sys/devices/platform/soc*/soc*firmware"):
-        with contextlib.suppress(TypeError, ValueError):
-            return int(read(root, f"{folder}/get_throttled"), 16)  # type: ignore[arg-type]
+        with contextlib.suppress(ValueError):
+            return int(read(root, f"{folder}/get_throttled") or "", 16)
     for place in ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd"):
         program = Path(root) / place
         if os.access(program, os.X_OK):

@@ -62,6 +62,8 @@ def watch() -> None:  # as the real one: it leaves when nobody reads its events
 threading.Thread(target=watch, daemon=True).start()
 log(f"pid {os.getpid()}")
 board = {"board": None, "cpu": "Fake-1", "machine": "none", "governor": "powersave" if how == "governor" else None}
+board |= {"capacities": {"0": 400, "1": 400, "2": 1024, "3": 1024}} if how == "big" else {}
+board |= {"board": "Raspberry Pi 9"} if how == "pi" else {}
 say("ready", runtime="fake 1", load_ms=1.0, first_ms=2.0, inputs=[], board=board)
 taken = looks = 0
 
@@ -69,7 +71,7 @@ taken = looks = 0
 def seen() -> dict[str, object]:
     """What a board says that gets cooler by 4 degrees a look."""
     if how != "hot":
-        return {"throttled": 0}
+        return {"throttled": None if where == "mute" else 0}
     left = int(where) - looks if taken else 0
     zone = {"type": "cpu-thermal", "celsius": 74.0 + 4.0 * left, "trips": [["passive", 80.0]]}
     return {"throttled": 4 if left > 0 else 0, "heat": {"thermal_zone0": zone}}

@@ -11,6 +11,7 @@ PI = {
     "proc/meminfo": "MemTotal:        3884528 kB\nMemFree:          100000 kB\n",
     "proc/sys/kernel/osrelease": "6.6.20+rpt-rpi-v8\n",
     "proc/self/status": "Name:\tpython3\nVmPeak:\t  300000 kB\nVmHWM:\t  123456 kB\n",
+    "sys/devices/system/cpu/cpu0/cpu_capacity": "1024\n",
     "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand\n",
     "sys/devices/system/cpu/cpu3/cpufreq/scaling_governor": "ondemand\n",
 }
@@ -28,6 +29,7 @@ def test_board_facts_of_a_raspberry_pi(tmp_path):
     del facts["machine"], facts["python"]
     assert facts == {
         "board": "Raspberry Pi 4 Model B Rev 1.4",
+        "capacities": {"0": 1024},
         "cpu": "Cortex-A72",
         "cores": 4,
         "features": ["asimd"],

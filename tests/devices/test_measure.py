@@ -169,6 +169,7 @@ def test_figures_are_what_the_runner_said(files):
     ("name", "how", "note"),
     [
         ("threads", {}, "observed 1.9 threads, asked 1"),
+        ("big", {}, "the processors differ and any was taken; --cores 2,3 stays on the fastest"),
         ("threads", {"threads": 3}, "observed 1.9 threads, asked 3"),
         ("waits", {}, "the runner had a processor for 40% of the time only"),
         ("plain", {"num_runs": 20, "min_secs": 0.0}, "threads not verified: 80 ms of inferences are too few"),
@@ -184,6 +185,12 @@ def test_figures_are_what_the_runner_said(files):
 def test_notes_say_what_is_odd(files, name, how, note):
     (row,) = fake(files(f"{name}.onnx"), **how)
     assert row.notes == (note,)
+
+
+def test_what_a_board_would_tell_and_does_not_is_noted(files):
+    (mute,) = fake(files("pi-mute.onnx"))
+    assert [note.partition(":")[0] for note in mute.notes] == ["the firmware's throttle flags cannot be read"]
+    assert fake(files("big.onnx"), cores=[2])[0].notes == fake(files("pi.onnx"))[0].notes == ()
 
 
 # Rounds in which the board was disturbed
@@ -243,6 +250,14 @@ def test_a_board_that_is_hot_is_let_cool_before_its_next_batch(files, tmp_path, 
         f"the board cooled down for 0 s ({why})",
     )
     assert (plain.notes, hot.marks, hot.samples_ms) == ((), (), (4.0,) * 50)
+
+
+def test_an_inference_beyond_max_secs_is_one_run(files, tmp_path):
+    (row,) = fake(files("long.onnx"), min_secs=0.0, max_secs=0.001)
+    assert row.samples_ms == (40e3,)
+    assert row.notes == ("stopped at max_secs: the figures are of 1 of 50 runs and 40 of 0 s",)
+    (command,) = [json.loads(line.split(maxsplit=2)[2]) for line in log(tmp_path) if '"run"' in line]
+    assert command["limit"] == 0.0
 
 
 def test_files_are_repeated_together_when_they_are_to_be_compared(files):
