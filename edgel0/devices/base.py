@@ -229,12 +229,14 @@ class Session:
         self._words.seek(0)
         words = self._words.read().decode("utf-8", errors="replace").strip()
         advice = cure(words) if self.tidy and code > 0 else ""
-        words = words[-300:]
+        if self.tidy and code == 0:  # so does adb end, without a word, when its link is cut
+            advice = f"most likely {cure('Connection closed')}"
+        words, again = words[-300:], "" if advice else "; run it again, or try a smaller model"
         return (
             f"the runner {how} while {DOING[event]} {self.name} ({self.transport}); "
             + (f"most likely {CAUSES[names[code]]}; " if names.get(code) in CAUSES else "")
             + (f"{advice}; " if advice else "")
-            + (f"its last words: {words!r}." if words else "it left no words; run it again, or try a smaller model.")
+            + (f"its last words: {words!r}." if words else f"it left no words{again}.")
         )
 
 

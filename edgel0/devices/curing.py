@@ -33,7 +33,10 @@ CURES = {
     "No space left on device": "the board has no space left: remove files there, or name another folder in its file",
     "Exec format error": "its Python was built for another architecture: name one that runs there (python = ...)",
     "unauthorized": "the phone has not allowed this computer: unlock it and accept the question about USB debugging",
+    "device still": "adb is still greeting it: unlock it, accept what it asks, and run this again",
     "device offline": "adb lists it as offline: replug it, or run  adb reconnect",
+    "device '": "adb knows no device of this serial: adb devices lists them, and one on the network is reached after  "
+    "adb connect HOST:PORT",
     "no devices/emulators found": "adb sees no device: plug one in and allow USB debugging (adb devices lists them)",
     "more than one device": "adb sees several devices: choose one with adb:SERIAL (adb devices lists them)",
     "device closed": "the link was cut: is the device still plugged in?",

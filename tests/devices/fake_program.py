@@ -27,6 +27,7 @@ SAYS = {
 }
 if how in SAYS:
     sys.exit(SAYS[how])
+CUT = 0 if Path(sys.argv[0]).name == "adb" else "client_loop: send disconnect: Connection reset by peer"
 command = arguments[-1]
 running = "mkdir -m 700" in command
 if how == "full" and running:
@@ -46,7 +47,7 @@ if how == "halfway" and running:  # the link dies while files are sent
     process.stdin.flush()
     process.stdout.readline(), process.stdout.readline()  # it is there
     (here / "how").write_text("refused")
-    sys.exit("client_loop: send disconnect: Connection reset by peer")
+    sys.exit(CUT)
 damaged = how == "damaged" and running
 process = subprocess.Popen(
     ["/bin/sh", "-c", command],
@@ -75,7 +76,7 @@ while line := process.stdout.read1(1 << 20):
     sys.stdout.flush()
     if how == "cut" and running and b'"samples"' in said and said.endswith(b"\n"):
         (here / "how").write_text("refused")  # and it does not come back
-        sys.exit("client_loop: send disconnect: Connection reset by peer")
+        sys.exit(CUT)
 code = process.wait()
 sys.stdout.flush()
 os._exit(code if code >= 0 else 255)  # a thread may still hold stdin
