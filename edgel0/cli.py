@@ -1,7 +1,7 @@
 """What can be done from a terminal? One function per verb; what a verb needs is imported inside it.
 
 Exit codes: 0 fine, 1 a budget is exceeded, 2 wrong use or configuration, 3 environment or device failed, 4 artefacts
-disagree, 130 interrupted.
+disagree, 130 interrupted (3 where measuring was: what it has by then is told, and what is missing is a failed row).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -259,9 +260,9 @@ def profile(
     from edgel0.devices.profiling import Failure
     from edgel0.devices.profiling import profile as profile_on
     from edgel0.report.text import counts_table, measurements
+    from edgel0.types import Count, Measurement
 
-    asked = [find_board(name) for name in dict.fromkeys(part.strip() for part in on.split(","))]
-    boards = [board for board in asked if board.transport != "qemu"]
+    boards = [find_board(name) for name in dict.fromkeys(part.strip() for part in on.split(","))]
     if benchmark_model and on != "local":
         raise UsageError(
             f"--benchmark-model runs on this computer, and --on names {printable(on)!r}; leave one of them out, or run "
@@ -269,25 +270,38 @@ def profile(
         )
     console = _console(stderr=as_json)
     limits: dict[str, Any] = {"threads": threads, "num_runs": num_runs, "min_secs": min_secs, "operators": operators}
+    rows: list[Any] = []
 
-    def show(row: Any) -> None:
-        """Print a row when its board is done; others may go on for long."""
-        if isinstance(row, Failure):
+    def of(kind: type, found: Sequence[Any]) -> list[Any]:
+        return [row for row in found if isinstance(row, kind)]
+
+    def show(found: Sequence[Any]) -> None:
+        """Print the rows of a board when it is done; others may go on for long. Counts are compared, so they wait."""
+        rows.extend(found)
+        if (measured := of(Measurement, found)) and not as_json:
+            console.print(measurements(measured), "")
+        for row in of(Failure, found):
             where = f"{row.artifact}: " if row.artifact else ""
             text = printable(f"edgel0: {where}{row.error}", keep="\n")
             _console(stderr=True).print(text, style="red", soft_wrap=True, markup=False)
-        elif not as_json:
-            console.print(measurements([row]))
+
+    def tell() -> None:
+        if as_json:
+            told = [
+                {"board": row.board, "artifact": row.artifact, "error": str(row.error)} for row in of(Failure, rows)
+            ]
+            measured, counted = ([dataclasses.asdict(row) for row in of(kind, rows)] for kind in (Measurement, Count))
+            typer.echo(json.dumps({"schema": 1, "measurements": measured, "counts": counted, "failures": told}))
+        elif counts := of(Count, rows):
+            console.print(counts_table(counts))
 
     with console.status("measuring") as status:
-        if benchmark_model:
-            from edgel0.devices.benchmark_model import measure_by_binary
+        try:
+            if benchmark_model:
+                from edgel0.devices.benchmark_model import measure_by_binary
 
-            found: list[Any] = list(measure_by_binary(files, benchmark_model, **limits))
-            for row in found:
-                show(row)
-        else:
-            found = (
+                show(measure_by_binary(files, benchmark_model, **limits))
+            else:
                 profile_on(
                     boards,
                     files,
@@ -297,25 +311,11 @@ def profile(
                     progress=lambda what, done: status.update(f"{what} {done:.0%}"),
                     **limits,
                 )
-                if boards
-                else []
-            )
-        counts = []
-        for board in asked:
-            if board.transport == "qemu":
-                from edgel0.devices.qemu import count
-
-                counts += count(files, board.address, progress=lambda what, done: status.update(f"{what} {done:.0%}"))
-    failures = [row for row in found if isinstance(row, Failure)]
-    rows = [row for row in found if not isinstance(row, Failure)]
-    if as_json:
-        told = [{"board": row.board, "artifact": row.artifact, "error": str(row.error)} for row in failures]
-        measured = [dataclasses.asdict(row) for row in rows]
-        counted = [dataclasses.asdict(row) for row in counts]
-        typer.echo(json.dumps({"schema": 1, "measurements": measured, "counts": counted, "failures": told}))
-    elif counts:
-        console.print(counts_table(counts))
-    if failures:
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+    tell()
+    if failures := of(Failure, rows):
         raise typer.Exit(max(row.error.exit_code for row in failures))
 
 

@@ -57,8 +57,13 @@ class Part:
         self.pauses += [pause] if pause else []
 
     def run(self, turn: int, share: Mapping[str, float]) -> None:
-        """Let the runner take its batch of a turn."""
-        heard = self.ask("samples", "run", **share)
+        """Let the runner take its batch of a turn; what it told before it failed is kept."""
+        try:
+            heard = self.ask("samples", "run", **share)
+        except DeviceError:
+            if self.session and self.session.some:
+                self.batches.append(_joined(self.session.some) | {"turn": turn, "disturbed": {}})
+            raise
         disturbed = marks(heard.get("before"), heard.get("after"))
         self.batches.append(heard | {"turn": turn, "disturbed": disturbed})
 
@@ -76,6 +81,12 @@ class Part:
     def wall_secs(self) -> float:
         """Seconds that its batches took."""
         return sum(float(batch["wall_ms"]) for batch in self.batches) / 1e3
+
+
+def _joined(some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the parts of a batch as one."""
+    times = [ms for part in some for ms in part["samples_ms"]]
+    return {"samples_ms": times, **{key: sum(part[key] for part in some) for key in ("cpu_ms", "wall_ms")}}
 
 
 def row(part: Part, num_runs: int, min_secs: float, rounds: int) -> Measurement:

@@ -78,7 +78,9 @@ class Session:
         parcel: Parcel | None = None,
     ) -> None:
         self.transport, self.job, self.patience, self.tidy, self.parcel = transport, job, patience, tidy, parcel
+        self.some: list[dict[str, Any]] = []  # what the runner has told of the answer that is awaited
         self._there = self._stored = parcel is None
+        self._why = ""  # it was killed from here
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         # A file, not a pipe: nobody has to drain it, and a runtime's last words are there when they are needed.
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
@@ -121,8 +123,9 @@ class Session:
             with contextlib.suppress(DeviceError):  # a board that is gone; its own shell tidies when the link ends
                 self.tidy()
 
-    def kill(self) -> None:
-        """End the conversation from another thread; whoever listens hears that the runner died."""
+    def kill(self, why: str) -> None:
+        """End the conversation from another thread; whoever listens hears why."""
+        self._why = why
         self._process.kill()
 
     def ask(self, event: str, do: str, **details: Any) -> dict[str, Any]:
@@ -134,7 +137,7 @@ class Session:
         return self.hear(event)
 
     def hear(self, event: str) -> dict[str, Any]:
-        """Return the next event, which must be ``event``.
+        """Return the next event, which must be ``event``; parts of it that come before are in ``some``.
 
         Raises DeviceError when it is not, when the runner failed, died or kept silent, and ExtraError when the board
         has no runtime for the model.
@@ -142,26 +145,9 @@ class Session:
         if not self._stored:
             self._stored = True
             self.hear("stored")
-        patience = self.parcel.seconds if event == "stored" and self.parcel else self.patience
-        try:
-            line = self._lines.get(timeout=patience)
-        except queue.Empty:
-            raise DeviceError(
-                f"no answer within {patience:g} s while {DOING[event]} {self.name} ({self.transport}), so its "
-                f"runner was stopped; if one inference really takes that long, raise max_secs."
-            ) from None
-        if not line.endswith("\n"):
-            raise DeviceError(self._obituary(event))
-        try:
-            heard = json.loads(line)
-        except ValueError:
-            heard = None
-        if not isinstance(heard, dict) or heard.get("event") not in (event, "error") or not _complete(heard):
-            raise DeviceError(
-                f"while {DOING[event]} {self.name} ({self.transport}) the runner wrote {line.strip()[:200]!r} to its "
-                f"stdout, where the event {event!r} was expected; find out what else prints there "
-                f"(a sitecustomize, a login script) and silence it."
-            )
+        self.some = []
+        while (heard := self._next(event))["event"] == "some":
+            self.some.append(heard)
         if heard["event"] == event:
             return heard
         message = str(heard.get("message")).strip().rstrip(".")
@@ -180,6 +166,31 @@ class Session:
             f"the runtime ({' or '.join(self.job.runtimes)}, {self.transport}) failed while {DOING[event]} "
             f"{self.name}: {message}; check that the file is whole and made for this runtime's version."
         )
+
+    def _next(self, event: str) -> dict[str, Any]:
+        """Return the next event of those that may come while ``event`` is awaited."""
+        patience = self.parcel.seconds if event == "stored" and self.parcel else self.patience
+        try:
+            line = self._lines.get(timeout=patience)
+        except queue.Empty:
+            raise DeviceError(
+                f"no answer within {patience:g} s while {DOING[event]} {self.name} ({self.transport}), so its "
+                f"runner was stopped; if one inference really takes that long, raise max_secs."
+            ) from None
+        if not line.endswith("\n"):
+            raise DeviceError(self._obituary(event))
+        try:
+            heard = json.loads(line)
+        except ValueError:
+            heard = None
+        due = (event, "error", *(["some"] if event == "samples" else []))
+        if not isinstance(heard, dict) or heard.get("event") not in due or not _complete(heard):
+            raise DeviceError(
+                f"while {DOING[event]} {self.name} ({self.transport}) the runner wrote {line.strip()[:200]!r} to its "
+                f"stdout, where the event {event!r} was expected; find out what else prints there "
+                f"(a sitecustomize, a login script) and silence it."
+            )
+        return heard
 
     def _send(self) -> None:
         """Send what the runner consists of; a link that is cut meanwhile is heard of by whoever listens."""
@@ -215,6 +226,8 @@ class Session:
 
     def _obituary(self, event: str) -> str:
         """Say how the runner died and what it wrote last."""
+        if self._why:
+            return f"{self._why} while {DOING[event]} {self.name} ({self.transport})."
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -264,10 +277,12 @@ def _complete(heard: dict[str, Any]) -> bool:
     return bool(times) and all(type(ms) in (int, float) and 0 < ms < math.inf for ms in times)
 
 
+TIMED: dict[str, type | tuple[type, ...]] = {"samples_ms": list, "cpu_ms": (int, float), "wall_ms": (int, float)}
 EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "ready": {"runtime": str, "load_ms": (int, float), "first_ms": (int, float), "board": dict},
     "warm": {"runs": int},
-    "samples": {"samples_ms": list, "cpu_ms": (int, float), "wall_ms": (int, float)},
+    "samples": TIMED,
+    "some": TIMED,
 }
 
 CAUSES = {

@@ -20,7 +20,7 @@ from edgel0.devices.boards import Board
 from edgel0.devices.measure import measure
 from edgel0.devices.suiting import suited
 from edgel0.errors import DeviceError, EdgeL0Error, UsageError
-from edgel0.types import Measurement
+from edgel0.types import Count, Measurement
 
 QUEUE_SECS = 1800.0  # how long a job waits for the one before it
 
@@ -34,45 +34,104 @@ class Failure:
     error: EdgeL0Error
 
 
-Row = Measurement | Failure
+Row = Measurement | Count | Failure
+INTERRUPTED = "interrupted"
 
 
 def profile(
     boards: Sequence[Board],
     files: Sequence[Path],
     *,
-    found: Callable[[Row], None] = lambda row: None,
+    found: Callable[[list[Row]], None] = lambda rows: None,
     progress: Callable[[str, float], None] | None = None,
     **how: Any,
 ) -> list[Row]:
-    """Measure all files on each board and return rows and failures, board after board; ``found`` hears them at once.
+    """Measure all files on each board and return the rows, board after board; ``found`` hears each board's.
 
-    ``how`` are the arguments of :func:`edgel0.devices.measure.measure`. An interrupt ends every runner on every board.
+    Boards are measured in parallel; emulated cores count after them, for both would compute here. ``how`` are the
+    arguments of :func:`edgel0.devices.measure.measure`. An interrupt ends every runner on every board, ``found`` hears
+    what each has measured until then, and it is raised again.
     """
-    sessions: list[Session] = []
-    stop = threading.Event()
-    rows: dict[int, list[Row]] = {}
-    with ThreadPoolExecutor(len(boards)) as pool:
+    running = Running()
+    emulated = [board for board in boards if board.transport == "qemu"]
+    measured = [board for board in boards if board.transport != "qemu"]
+    rows: dict[Board, list[Row]] = {}
+    with ThreadPoolExecutor(max(1, len(measured))) as pool:
+        jobs = {pool.submit(_one, board, files, running, progress, how): board for board in measured}
         try:
-            jobs = {
-                pool.submit(_one, board, files, (sessions, stop), progress, how): i for i, board in enumerate(boards)
-            }
             for job in as_completed(jobs):
                 rows[jobs[job]] = job.result()
-                for row in rows[jobs[job]]:
-                    found(row)
-        except BaseException:
-            stop.set()
-            for session in sessions:
-                session.kill()
+                found(rows[jobs[job]])
+        except BaseException as error:
+            running.end(INTERRUPTED if isinstance(error, KeyboardInterrupt) else "stopped")
+            for job in as_completed(jobs):
+                if jobs[job] not in rows and not job.exception():
+                    found(job.result())
             raise
-    return [row for i in range(len(boards)) for row in rows[i]]
+    for board in emulated:
+        rows[board] = []
+        try:
+            for row in _counted(board, files, progress):
+                rows[board].append(row)
+        finally:
+            found(rows[board])
+    return [row for board in boards for row in rows[board]]
+
+
+class Running:
+    """The sessions of all boards, which an interrupt ends together."""
+
+    def __init__(self) -> None:
+        self._lock, self._sessions = threading.Lock(), list[Session]()
+        self.stop = threading.Event()
+
+    def begin(self, board: Board, start: Callable[[], Session]) -> Session:
+        """Start a session, unless all were ended."""
+        with self._lock:
+            if self.stop.is_set():
+                raise DeviceError(f"{board.name}: {INTERRUPTED}.")
+            self._sessions.append(start())
+            return self._sessions[-1]
+
+    def end(self, why: str) -> None:
+        """End all sessions, and let none begin."""
+        with self._lock:
+            self.stop.set()
+            for session in self._sessions:
+                session.kill(why)
+
+
+def _counted(board: Board, files: Sequence[Path], progress: Callable[[str, float], None] | None) -> Iterator[Row]:
+    """Count each file's instructions on an emulated core."""
+    from edgel0.devices.emulator.place import emulator
+    from edgel0.devices.qemu import count
+
+    try:
+        emulator()
+    except EdgeL0Error as error:
+        yield Failure(board.name, "", error)
+        return
+    for number, file in enumerate(files):
+
+        def tell(what: str, share: float, number: int = number) -> None:
+            if progress:
+                progress(what, (number + share) / len(files))
+
+        try:
+            yield from count([file], board.address, progress=tell)
+        except UsageError:  # wrong on every board
+            raise
+        except KeyboardInterrupt:
+            yield Failure(board.name, file.as_posix(), DeviceError(f"{board.name}: {INTERRUPTED}."))
+            raise
+        except EdgeL0Error as error:
+            yield Failure(board.name, file.as_posix(), error)
 
 
 def _one(
     board: Board,
     files: Sequence[Path],
-    running: tuple[list[Session], threading.Event],
+    running: Running,
     progress: Callable[[str, float], None] | None,
     how: dict[str, Any],
 ) -> list[Row]:
@@ -80,11 +139,7 @@ def _one(
     failures: list[Row] = []
 
     def begin(job: Job, patience: float) -> Session:
-        sessions, stop = running
-        if stop.is_set():  # or the next file would begin after an interrupt
-            raise DeviceError(f"{board.name}: interrupted.")
-        sessions.append(opened(job, patience))
-        return sessions[-1]
+        return running.begin(board, lambda: opened(job, patience))
 
     def tell(what: str, share: float) -> None:
         if progress:
@@ -96,7 +151,7 @@ def _one(
     asked = how | {"threads": threads_of(board, how.get("threads", 1))}
     try:
         opened = starter(board)
-        with alone(board):
+        with alone(board, stop=running.stop):
             measured = measure(files, start=begin, progress=tell, failed=failed, **asked)
     except UsageError:  # wrong on every board
         raise
@@ -118,8 +173,12 @@ def starter(board: Board) -> Callable[[Job, float], Session]:
 
 
 @contextlib.contextmanager
-def alone(board: Board, patience: float = QUEUE_SECS) -> Iterator[None]:
-    """Hold the board: jobs of this user on one address take turns, whatever process they are in."""
+def alone(board: Board, patience: float = QUEUE_SECS, stop: threading.Event | None = None) -> Iterator[None]:
+    """Hold the board: jobs of this user on one address take turns, whatever process they are in; ``stop`` ends a wait.
+
+    Raises DeviceError after ``patience`` seconds.
+    """
+    stop = stop or threading.Event()
     try:
         import fcntl
     except ImportError:  # Windows: nobody waits for anybody there
@@ -139,5 +198,6 @@ def alone(board: Board, patience: float = QUEUE_SECS) -> Iterator[None]:
                     raise DeviceError(
                         f"{board.name} has been busy with another job of edgel0 for {patience:g} s; try again later."
                     ) from None
-                time.sleep(0.1)
+                if stop.wait(0.1):
+                    raise DeviceError(f"{board.name}: {INTERRUPTED} while another job of edgel0 had it.") from None
         yield

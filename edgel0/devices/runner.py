@@ -11,6 +11,7 @@ commands on stdin, events on stdout. Whatever a runtime prints itself goes to st
     {"do": "warmup", "runs": 5, "seconds": 0.5, "limit": 99}  warm     runs stable after
     {"do": "look"}                                            look     after
     {"do": "run", "runs": 10, "seconds": 0.2, "limit": 30}    samples  samples_ms cpu_ms wall_ms before after
+        (each second of it, so that a cut link loses no more)  some     samples_ms cpu_ms wall_ms, of that second
     {"do": "operators", "runs": 10}                           operators  operators reason
     {"do": "end"}                                             end      peak_rss_bytes
     (anything fails)                                          error    kind message; exit code 1
@@ -46,6 +47,7 @@ ARM_FEATURES = ("neon", "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "
 STABLE, WARM_BATCHES = 0.98, 10  # a batch this much of the one before has stopped falling; the most batches
 SETTLE_SECS = 0.05  # of work before a round on a board that changes its clock, so that it has risen by then
 PROFILED_RUNS, PROFILED_SECS = 20, 10  # at most
+TOLD_SECS = 1.0  # after which a round tells what it has
 Opened = tuple[Callable[[], object], float, dict[str, Any]]  # one inference, load_ms, the inputs it is given
 
 
@@ -399,12 +401,21 @@ def pin(wanted: list[int]) -> None:
     os.sched_setaffinity(0, wanted)
 
 
-def measured(infer: Callable[[], object], command: dict[str, Any], root: str) -> dict[str, Any]:
-    """Time one round, and look at the board before and after it."""
+def measured(
+    infer: Callable[[], object], command: dict[str, Any], root: str, say: Callable[..., None]
+) -> dict[str, Any]:
+    """Time one round, and look at the board before and after it; a long one says ``some`` between its inferences."""
+    runs, seconds, limit = command["runs"], command["seconds"], command["limit"]
     if clocks(root):
         batch(infer, 1, SETTLE_SECS, SETTLE_SECS)
     before = snapshot(root)
-    samples, cpu_ms, wall_ms = batch(infer, command["runs"], command["seconds"], command["limit"])
+    samples, cpu_ms, wall_ms, spent = array("q"), 0.0, 0.0, 0.0
+    while not samples or ((len(samples) < runs or spent < seconds) and spent < limit):
+        piece, cpu, wall = batch(infer, runs - len(samples), seconds - spent, min(limit - spent, TOLD_SECS))
+        if samples or wall >= TOLD_SECS * 1e3:
+            say("some", samples_ms=[ns / 1e6 for ns in piece], cpu_ms=cpu, wall_ms=wall)
+        samples.extend(piece)
+        cpu_ms, wall_ms, spent = cpu_ms + cpu, wall_ms + wall, sum(samples) / 1e9
     after = snapshot(root)
     times = [ns / 1e6 for ns in samples]
     return {"samples_ms": times, "cpu_ms": cpu_ms, "wall_ms": wall_ms, "before": before, "after": after}
@@ -443,7 +454,7 @@ def serve(job: dict[str, Any], say: Callable[..., None]) -> None:
             runs = min(command["runs"], PROFILED_RUNS, 1 + int(PROFILED_SECS * 1e3 / first_ms))
             say("operators", **operators(job, runtime, feeds, runs))
         else:
-            say("samples", **measured(infer, command, root))
+            say("samples", **measured(infer, command, root, say))
     return None
 
 

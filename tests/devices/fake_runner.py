@@ -2,7 +2,8 @@
 
 ``hang-warm.onnx`` hangs where the event ``warm`` is due, ``plain.onnx`` behaves, ``busy-1-3.onnx`` is disturbed in its
 batches 1 and 3 (from 0) and takes twice as long in them; ``busy-all.onnx`` always is. ``hot-3.onnx`` is held back by
-heat in its batch 0 and until it was looked at 3 times; ``long.onnx`` takes 40 s, it says.
+heat in its batch 0 and until it was looked at 3 times; ``long.onnx`` takes 40 s, it says. ``some-hang.onnx`` tells of 3
+inferences of its first batch, then hangs, ``some-exit.onnx`` dies there.
 """
 
 import json
@@ -85,6 +86,12 @@ for text in sys.stdin:
     log(f"finish {model.stem}")  # before the event: after it, the next runner may begin at once
     if do == "warmup":
         say("warm", runs=runs, stable=how != "cold")
+    elif do == "run" and how == "some":
+        say("some", samples_ms=[4.0] * 2, cpu_ms=8.0, wall_ms=8.0)
+        say("some", samples_ms=[5.0], cpu_ms=5.0, wall_ms=5.0)
+        log("some")
+        time.sleep(600 if where == "hang" else 0)
+        sys.exit("no more paper")
     elif do == "run":
         runs = {"slow": 2, "long": 1}.get(how, runs)
         bad = how == "busy" and (where == "all" or str(taken) in where.split("-"))

@@ -295,6 +295,14 @@ def test_a_runner_that_fails_is_a_row_and_the_others_go_on(kind, name, text, lab
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_a_runner_told_of_a_batch_is_kept(kind, lab, tmp_path, fake_runner):
+    (tmp_path / "some-exit.onnx").touch()
+    row, failure = profile([board(kind, lab[0])], [tmp_path / "some-exit.onnx"], num_runs=5, min_secs=0)
+    assert (row.samples_ms, row.p50_ms, row.notes[0]) == ((4.0, 4.0, 5.0), 4.0, "cut short after 3 runs")
+    assert "no more paper" in str(failure.error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_hang_ends_at_the_limit(kind, lab, tmp_path, fake_runner, monkeypatch):
     folder, _ = lab
     monkeypatch.setattr("edgel0.devices.measure.GRACE_SECS", 0.2)
@@ -332,7 +340,15 @@ def test_one_board_that_fails_does_not_stop_the_others(lab, tmp_path, fake_runne
     heard = []
     rows = profile(boards, [tmp_path / "plain.onnx"], num_runs=5, min_secs=0, found=heard.append)
     assert [type(row) for row in rows] == [Failure, Measurement]
-    assert {id(row) for row in heard} == {id(row) for row in rows}
+    assert sorted(map(repr, heard)) == sorted(repr([row]) for row in rows)
+
+
+def test_emulated_cores_that_cannot_count_do_not_stop_the_others(lab, tmp_path, fake_runner):
+    (tmp_path / "plain.onnx").touch()  # and there is no emulator in this cache
+    asked = [find_board("qemu:cortex-a72"), board("local", lab[0])]
+    failure, row = profile(asked, [tmp_path / "plain.onnx"], num_runs=5, min_secs=0)
+    assert (failure.board, failure.artifact, failure.error.exit_code) == ("qemu:cortex-a72", "", 3)
+    assert isinstance(row, Measurement)
 
 
 def test_jobs_on_one_board_take_turns(lab):
@@ -347,9 +363,9 @@ def test_jobs_on_one_board_take_turns(lab):
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_an_interrupt_ends_the_runner_on_the_board(many, lab, tmp_path, monkeypatch):
+def test_an_interrupt_is_a_row_and_leaves_what_was_measured(many, lab, tmp_path, monkeypatch):
     folder, _ = lab
-    (tmp_path / "hang-warm.onnx").touch()
+    (tmp_path / "some-hang.onnx").touch()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "devices").mkdir()
     text = f"transport = 'ssh'\naddress = 'b'\npython = {sys.executable!r}\nfolder = {str(folder)!r}\n"
@@ -360,18 +376,43 @@ import sys
 from edgel0.devices import links
 from edgel0.cli import main
 links.parcels.runner.__file__ = {str(FAKE_RUNNER)!r}
-sys.argv = ["edgel0", "profile", "hang-warm.onnx", "--on", {"one,two" if many else "one"!r}]
+sys.argv = ["edgel0", "profile", "some-hang.onnx", "--on", {"one,two" if many else "one"!r}, "--json"]
 main()
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     begun = 2 if many else 1
     deadline = time.monotonic() + 30
-    while len(list(folder.glob("*/model/log"))) < begun and time.monotonic() < deadline:
+    while sum("some" in log.read_text().split() for log in folder.glob("*/model/log")) < begun:
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
-    process.stderr.close()
+    out, error = process.communicate(timeout=30)
+    told = json.loads(out)
+    assert (process.returncode, error.count("interrupted while running")) == (3, begun)
+    assert [row["samples_ms"] for row in told["measurements"]] == [[4.0, 4.0, 5.0]] * begun
+    assert [row["artifact"] for row in told["failures"]] == ["some-hang.onnx"] * begun
     assert left(folder) == []
+
+
+def test_an_interrupt_ends_a_wait_for_another_job(lab, tmp_path):
+    (tmp_path / "plain.onnx").touch()
+    code = f"""
+from pathlib import Path
+from edgel0.devices.boards import Board
+from edgel0.devices.profiling import profile
+print("begun", flush=True)
+profile([Board("b", "ssh", "b")], [Path({str(tmp_path / "plain.onnx")!r})], found=lambda rows: print(rows[0].error))
+"""
+    with alone(Board("b", "ssh", "b")):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        process.stdout.readline()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=30)
+    assert out == "b: interrupted while another job of edgel0 had it.\n"
+    assert error.strip().endswith("KeyboardInterrupt")
 
 
 # Board files and names

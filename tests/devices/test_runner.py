@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -261,6 +262,21 @@ def test_a_board_with_clocks_settles_and_is_looked_at_around_each_round(tmp_path
     assert samples["before"]["clocks"]["policy0"]["cur"] == samples["after"]["clocks"]["policy0"]["cur"] == 600_000
     assert samples["after"]["own_cpu_ms"] > samples["before"]["own_cpu_ms"]
     assert len(samples["samples_ms"]) == 3
+
+
+def test_a_long_round_is_told_as_it_goes(monkeypatch):
+    monkeypatch.setattr(runner, "TOLD_SECS", 0.02)
+    said = []
+    command = {"do": "run", "runs": 9, "seconds": 0.0, "limit": 9.0}
+    whole = runner.measured(lambda: time.sleep(0.005), command, "/nowhere", lambda event, **more: said.append(more))
+    assert 1 < len(said) <= 4
+    assert [ms for some in said for ms in some["samples_ms"]] == whole["samples_ms"]
+    assert len(whole["samples_ms"]) == 9
+    for key in ("cpu_ms", "wall_ms"):
+        assert sum(some[key] for some in said) == pytest.approx(whole[key])
+    said.clear()
+    runner.measured(lambda: None, command, "/nowhere", lambda event, **more: said.append(more))
+    assert said == []
 
 
 def test_the_peak_is_that_of_the_model_not_of_the_profile(onnx_file):
