@@ -150,7 +150,7 @@ class Session:
             self.some.append(heard)
         if heard["event"] == event:
             return heard
-        message = str(heard.get("message")).strip().rstrip(".")
+        message = " ".join(str(heard.get("message")).split()).rstrip(".")
         if heard.get("kind") == "missing" and self.tidy:
             module = self.job.runtimes[0].replace("_", "-")
             raise DeviceError(

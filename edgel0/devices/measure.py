@@ -167,6 +167,12 @@ def _subject(artifact: Artifact | Path | str, threads: int, cores: Sequence[int]
             f"there is no file {path.as_posix()!r} to measure; export the model first, or correct the path."
         )
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"the name {path.as_posix()!r} is no UTF-8, and runtimes open no other; rename it, or its folder."
+        ) from None
+    try:
         content = path.read_bytes()
     except OSError as error:
         raise DeviceError(f"cannot read {path.as_posix()!r} ({error}); correct its permissions or copy it.") from error

@@ -51,8 +51,8 @@ def store(name: str, size: int, digest: str, patience: float) -> None:
 
 def sweep(folder: str) -> None:
     """Remove what earlier jobs of this user could not: their board lost its power, say."""
-    with contextlib.suppress(OSError):  # somebody else's, or gone by now
-        for path in Path(folder).parent.glob("edgel0.*"):
+    for path in Path(folder).parent.glob("edgel0.*"):
+        with contextlib.suppress(OSError):  # somebody else's, or gone by now
             facts = path.lstat()
             if OURS.fullmatch(path.name) and facts.st_uid == os.getuid() and time.time() - facts.st_mtime > STALE:
                 shutil.rmtree(path, ignore_errors=True)

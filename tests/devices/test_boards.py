@@ -230,6 +230,34 @@ def test_a_push_that_is_damaged_is_seen_by_a_digest_or_by_reading_back(program, 
         ).push(onnx_file, f"{folder}/there")
 
 
+# What a board leaves us to work with
+
+
+def test_folders_of_jobs_that_a_power_cut_ended_are_swept(lab, onnx_file):
+    folder, _ = lab
+    old, young, other = (folder / name for name in (f"edgel0.{'0' * 16}", f"edgel0.{'1' * 16}", "edgel0.notes"))
+    for path in (old, young, other):
+        (path / "model").mkdir(parents=True)
+        (path / "model" / "a.onnx").touch()
+        days = 0.5 if path is young else 2.0
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    (row,) = profile([board("ssh", folder)], [onnx_file], min_secs=0, num_runs=3)
+    assert isinstance(row, Measurement)
+    assert set(left(folder, 0.5)) == {young.name, other.name}
+
+
+def test_a_board_whose_folder_cannot_be_written_takes_the_next(lab, tmp_path, onnx_file, monkeypatch):
+    (tmp_path / "file").touch()  # nobody makes a folder in it, root neither
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "file"))
+    before = set(Path("/tmp").glob("edgel0.*"))
+    (row,) = profile([board("ssh", "")], [onnx_file], min_secs=0, num_runs=3)
+    assert isinstance(row, Measurement), row.error
+    time.sleep(0.5)
+    assert set(Path("/tmp").glob("edgel0.*")) <= before
+    (row,) = profile([board("ssh", str(tmp_path / "file"))], [onnx_file], min_secs=0, num_runs=3)
+    assert "Not a directory" in str(row.error)  # of a folder that was named, there is no next
+
+
 # Models of several files
 
 

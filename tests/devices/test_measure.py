@@ -338,6 +338,16 @@ def test_runner_that_misbehaves_is_explained_and_none_is_left(files, tmp_path, h
     assert_no_runner_left(tmp_path, 2)
 
 
+def test_a_name_that_is_no_utf_8_is_a_usage_error(tmp_path):
+    path = tmp_path / "\udcff.onnx"
+    try:
+        path.touch()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(UsageError, match="is no UTF-8"):
+        measure([path])
+
+
 @pytest.mark.parametrize("event", ["ready", "samples"])
 def test_runner_that_hangs_is_stopped(files, tmp_path, event):
     def impatient(job, patience):

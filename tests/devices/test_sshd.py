@@ -1,5 +1,6 @@
 """A real sshd on the loopback, with keys and a configuration of its own, reached by the real ssh."""
 
+import dataclasses
 import getpass
 import os
 import shutil
@@ -11,8 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
 from loopback import NEEDS, empty, ssh_wrapper, sshd
+from test_boards import hostile
 
+from edgel0.devices import links
 from edgel0.devices.boards import Board
 from edgel0.devices.examining import doctor
 from edgel0.devices.profiling import Failure, profile
@@ -53,14 +57,28 @@ def test_files_are_measured_and_nothing_stays(reach, onnx_file, tflite_file):
     assert empty(there)
 
 
-def test_awkward_names_reach_the_board(reach, onnx_file, tmp_path):
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=hostile, folder=hostile)
+@example(name="-a; touch pwned;$(touch pwned)`touch pwned`", folder="-b\n touch pwned\n")
+@example(name='it\'s "ü — 網" \\ %s !', folder=" & touch pwned & ")
+def test_hostile_names_arrive_unharmed(reach, tmp_path, onnx_file, name, folder):
     made, there = reach
-    names = ["-n; touch gone $(id).onnx", 'it\'s "here"\n`pwd`.onnx', "ü — 網.onnx"]
-    files = [Path(shutil.copy(onnx_file, tmp_path / name)) for name in names]
-    rows = profile([made()], files, min_secs=0, num_runs=3, rounds=1)
-    assert [row.artifact for row in rows] == [file.as_posix() for file in files]
-    assert all(isinstance(row, Measurement) for row in rows)
+    place, source = there / folder, tmp_path / "source"
+    place.mkdir()
+    source.mkdir(exist_ok=True)
+    file = Path(shutil.copy(onnx_file, source / f"{name}.onnx"))
+    board = dataclasses.replace(made(), name=name, folder=os.fspath(place))
+    (row,) = profile([board], [file], min_secs=0, num_runs=3, rounds=1)
+    assert isinstance(row, Measurement), row.error
+    assert row.artifact == file.as_posix()
+    link = links.open_board(board)
+    link.push(file, f"{place}/{name}")
+    assert (place / name).read_bytes() == onnx_file.read_bytes()
+    assert link.run(["printf", "%s", name]).decode() == name
+    link.run(["rm", "-rf", "--", os.fspath(place)])
+    file.unlink()
     assert empty(there)
+    assert not list(Path.home().glob("pwned"))
 
 
 @pytest.mark.parametrize(
