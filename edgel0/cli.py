@@ -263,13 +263,14 @@ def profile(
     from edgel0.types import Count, Measurement
 
     boards = [find_board(name) for name in dict.fromkeys(part.strip() for part in on.split(","))]
-    if benchmark_model and on != "local":
+    if benchmark_model and (cores or any(board.transport == "qemu" for board in boards)):
         raise UsageError(
-            f"--benchmark-model runs on this computer, and --on names {printable(on)!r}; leave one of them out, or run "
-            "the binary on the board yourself."
+            f"--benchmark-model goes neither with --cores nor with emulated cores (--on {printable(on)}); leave one of "
+            "them out."
         )
     console = _console(stderr=as_json)
-    limits: dict[str, Any] = {"threads": threads, "num_runs": num_runs, "min_secs": min_secs, "operators": operators}
+    limits: dict[str, Any] = {"threads": threads, "num_runs": num_runs, "min_secs": min_secs, "max_secs": max_secs}
+    limits |= {"operators": operators}
     rows: list[Any] = []
 
     def of(kind: type, found: Sequence[Any]) -> list[Any]:
@@ -297,20 +298,14 @@ def profile(
 
     with console.status("measuring") as status:
         try:
-            if benchmark_model:
-                from edgel0.devices.benchmark_model import measure_by_binary
-
-                show(measure_by_binary(files, benchmark_model, **limits))
-            else:
-                profile_on(
-                    boards,
-                    files,
-                    cores=_cores(cores),
-                    max_secs=max_secs,
-                    found=show,
-                    progress=lambda what, done: status.update(f"{what} {done:.0%}"),
-                    **limits,
-                )
+            profile_on(
+                boards,
+                files,
+                binary=benchmark_model,
+                found=show,
+                progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+                **(limits if benchmark_model else limits | {"cores": _cores(cores)}),
+            )
         except KeyboardInterrupt:
             if not rows:
                 raise

@@ -298,7 +298,8 @@ def test_a_run_on_a_terminal_draws_bars_of_80_columns(tmp_path):
     assert any(line.startswith("accuracy") for line in lines) and "1 of 1 limits kept." in lines
 
 
-def test_a_binary_of_this_computer_measures_no_board(tmp_path):
-    code, out, error = edgel0("profile", tmp_path / "a.tflite", "--benchmark-model", "bm", "--on", "ssh://pi@host")
+@pytest.mark.parametrize("more", [("--on", "local,qemu:cortex-a72"), ("--cores", "0")])
+def test_what_a_binary_does_not_go_with(tmp_path, more):
+    code, out, error = edgel0("profile", tmp_path / "a.tflite", "--benchmark-model", "bm", *more)
     assert (code, out) == (2, "")
-    paragraph(error, "--benchmark-model runs on this computer, and --on names 'ssh://pi@host'")
+    paragraph(error, "--benchmark-model goes neither with --cores nor with emulated cores")

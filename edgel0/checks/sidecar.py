@@ -37,7 +37,7 @@ def read_sidecar(path: Path) -> Sidecar:
         if not beside.is_file() or not path.is_file():  # a pipe would block for ever
             return f"{beside.name} is missing; export with edgel0, which writes it"
         record = json.loads(beside.read_bytes())
-        digest = _sha256(path)
+        digest = digest_of(path)
     except (ValueError, RecursionError):
         return f"{beside.name} is not readable JSON; export again"
     except OSError as error:
@@ -138,8 +138,8 @@ def _timed(measured: object, runtime: str | None) -> tuple[str, dict[str, Any]] 
     return fitting[0], row if isinstance(row, dict) else {}
 
 
-def _sha256(path: Path) -> str:
-    """Digest a file of any size."""
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a file of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -80,7 +80,7 @@ class Session:
         self.transport, self.job, self.patience, self.tidy, self.parcel = transport, job, patience, tidy, parcel
         self.some: list[dict[str, Any]] = []  # what the runner has told of the answer that is awaited
         self._there = self._stored = parcel is None
-        self._why = ""  # it was killed from here
+        self.why = ""  # it was ended from here
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         # A file, not a pipe: nobody has to drain it, and a runtime's last words are there when they are needed.
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
@@ -125,7 +125,7 @@ class Session:
 
     def kill(self, why: str) -> None:
         """End the conversation from another thread; whoever listens hears why."""
-        self._why = why
+        self.why = why
         self._process.kill()
 
     def ask(self, event: str, do: str, **details: Any) -> dict[str, Any]:
@@ -144,7 +144,8 @@ class Session:
         """
         if not self._stored:
             self._stored = True
-            self.hear("stored")
+            if event != "stored":
+                self.hear("stored")
         self.some = []
         while (heard := self._next(event))["event"] == "some":
             self.some.append(heard)
@@ -226,8 +227,8 @@ class Session:
 
     def _obituary(self, event: str) -> str:
         """Say how the runner died and what it wrote last."""
-        if self._why:
-            return f"{self._why} while {DOING[event]} {self.name} ({self.transport})."
+        if self.why:
+            return f"{self.why} while {DOING[event]} {self.name} ({self.transport})."
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

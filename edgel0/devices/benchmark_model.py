@@ -1,7 +1,6 @@
 """How does one measure where there is no Python? Let LiteRT's ``benchmark_model`` do it, and read what it prints.
 
-The binary is the user's: for Android it is built for the phone and pushed there. ``run`` is how a command gets to it;
-whatever takes an argument list and returns lines will do, so adb and ssh fit.
+The binary is the user's: for Android it is built for the phone, and sent there with each model.
 """
 
 from __future__ import annotations
@@ -10,11 +9,15 @@ import hashlib
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgel0.devices.boards import Board
+from edgel0.devices.holding import Held
 from edgel0.devices.sizes import planned
-from edgel0.errors import DeviceError, UsageError
+from edgel0.devices.suiting import fits
+from edgel0.errors import DeviceError, EdgeL0Error, UsageError
 from edgel0.types import Measurement, OperatorTime
 
 Run = Callable[[Sequence[str]], Iterable[str]]
@@ -155,16 +158,20 @@ def measure_by_binary(
     binary: Path | str,
     *,
     board: str = "local",
-    places: Mapping[str, str] | None = None,
-    run: Run = run_here,
+    place: Callable[[Path], str] = str,
+    run: Run | None = None,
+    failed: Callable[[Path, EdgeL0Error], None] | None = None,
+    progress: Callable[[str, float], None] | None = None,
     threads: int = 1,
     operators: bool = False,
+    max_secs: float = 150.0,
     **limits: float,
 ) -> list[Measurement]:
     """Measure TFLite files one after the other with a ``benchmark_model`` binary and return one row per file.
 
-    ``places`` says where a file lies on the board, by its path here; ``limits`` are those of :func:`command`. The tool
-    keeps no samples, so the rows have none, and nothing watches the board meanwhile.
+    ``place`` brings a file to where the binary is and returns its name there, ``run`` runs a command there; both are
+    this computer unless told. ``limits`` are those of :func:`command`. The tool keeps no samples, so the rows have
+    none, and nothing watches the board meanwhile. With ``failed``, a file that cannot be measured is told there.
 
     Raises UsageError (not a TFLite file, none there) and DeviceError (the binary failed or printed something else).
     """
@@ -172,13 +179,48 @@ def measure_by_binary(
     for path in paths:
         if path.suffix.lower() != ".tflite" or not path.is_file():
             raise UsageError(f"benchmark_model measures .tflite files; {path.as_posix()!r} is none, or is not there.")
+    run = run or partial(run_here, patience=max_secs + GRACE_SECS)
+    options: dict[str, Any] = {"threads": threads, "operators": operators, "max_secs": max_secs, **limits}
     rows = []
-    for path in paths:
-        place = (places or {}).get(str(path), str(path))
-        options: dict[str, Any] = {"threads": threads, "operators": operators, **limits}
-        lines = list(run(command(str(binary), place, **options)))
-        rows.append(_row(path, parse(lines), operator_times(lines), board, threads))
+    for number, path in enumerate(paths):
+        if progress:
+            progress(f"run {path.name}", number / len(paths))
+        try:
+            lines = list(run(command(str(binary), place(path), **options)))
+            rows.append(_row(path, parse(lines), operator_times(lines), board, threads))
+        except EdgeL0Error as error:
+            if not failed:
+                raise
+            failed(path, error)
     return rows
+
+
+def measure_by_binary_there(
+    files: Sequence[Path], binary: Path, board: Board, there: Held, *, max_secs: float = 150.0, **how: Any
+) -> list[Measurement]:
+    """Send the binary and the files to a board, one after the other, and return what it says there.
+
+    ``how`` are the arguments of :func:`measure_by_binary`, which also says what is raised.
+    """
+    if not binary.is_file():
+        raise UsageError(f"there is no file {binary.as_posix()!r} to send; name a benchmark_model built for the board.")
+    there.send(binary, BINARY)
+    there.link.run(["chmod", "755", BINARY])
+
+    def place(path: Path) -> str:
+        fits(board, path)
+        there.send(path, GRAPH)
+        return GRAPH
+
+    return measure_by_binary(
+        files,
+        f"./{BINARY}",
+        board=f"{board.name}: {there.run(['sh', '-c', MODEL], GRACE_SECS).strip()}",
+        place=place,
+        run=lambda argv: there.run(argv, max_secs + GRACE_SECS).splitlines(),
+        max_secs=max_secs,
+        **how,
+    )
 
 
 def _row(
@@ -210,6 +252,8 @@ def _row(
     )
 
 
+BINARY, GRAPH = "benchmark_model", "model.tflite"
+MODEL = "getprop ro.product.model 2> /dev/null || tr -d '\\0' < /proc/device-tree/model 2> /dev/null || uname -m"
 STATISTICS = frozenset(("min", "max", "avg", "std", "p5", "median", "p95"))
 
 # Rows of the newer format that are no statistics of the runs.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from edgel0.checks.onnx_files import external_files
 from edgel0.checks.paths import leaves
+from edgel0.checks.sidecar import digest_of
 from edgel0.devices import receiver, runner
 from edgel0.devices.base import Job, Parcel
 from edgel0.errors import DeviceError, UsageError
@@ -56,7 +56,7 @@ def pack(job: Job, marker: str, patience: float) -> Parcel:
     files = {"program/runner.py": Path(runner.__file__)}
     files |= {f"model/{name}": path for name, path in contents(model).items()}
     try:
-        listed = [(name, path.stat().st_size, _digest(path)) for name, path in files.items()]
+        listed = [(name, path.stat().st_size, digest_of(path)) for name, path in files.items()]
     except OSError as error:
         raise DeviceError(f"cannot read {error.filename!r} ({error.strerror}); correct its permissions.") from error
     told = {
@@ -73,14 +73,6 @@ def pack(job: Job, marker: str, patience: float) -> Parcel:
             yield from _pieces(path, size)
 
     return Parcel(marker, pieces, patience + sum(size for _, size, _ in listed) / SLOW)
-
-
-def _digest(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            sha.update(data)
-    return sha.hexdigest()
 
 
 def _pieces(path: Path, size: int) -> Iterator[bytes]:

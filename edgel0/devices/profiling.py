@@ -44,20 +44,22 @@ def profile(
     *,
     found: Callable[[list[Row]], None] = lambda rows: None,
     progress: Callable[[str, float], None] | None = None,
+    binary: Path | None = None,
     **how: Any,
 ) -> list[Row]:
     """Measure all files on each board and return the rows, board after board; ``found`` hears each board's.
 
     Boards are measured in parallel; emulated cores count after them, for both would compute here. ``how`` are the
-    arguments of :func:`edgel0.devices.measure.measure`. An interrupt ends every runner on every board, ``found`` hears
-    what each has measured until then, and it is raised again.
+    arguments of :func:`edgel0.devices.measure.measure`. With ``binary``, LiteRT's benchmark_model measures instead of a
+    Python on the board, and ``how`` are those of :func:`edgel0.devices.benchmark_model.measure_by_binary`. An interrupt
+    ends every runner on every board, ``found`` hears what each has measured until then, and it is raised again.
     """
     running = Running()
     emulated = [board for board in boards if board.transport == "qemu"]
     measured = [board for board in boards if board.transport != "qemu"]
     rows: dict[Board, list[Row]] = {}
     with ThreadPoolExecutor(max(1, len(measured))) as pool:
-        jobs = {pool.submit(_one, board, files, running, progress, how): board for board in measured}
+        jobs = {pool.submit(_one, board, files, running, progress, binary, how): board for board in measured}
         try:
             for job in as_completed(jobs):
                 rows[jobs[job]] = job.result()
@@ -133,6 +135,7 @@ def _one(
     files: Sequence[Path],
     running: Running,
     progress: Callable[[str, float], None] | None,
+    binary: Path | None,
     how: dict[str, Any],
 ) -> list[Row]:
     """Measure all files on one board."""
@@ -151,13 +154,29 @@ def _one(
     asked = how | {"threads": threads_of(board, how.get("threads", 1))}
     try:
         opened = starter(board)
-        with alone(board, stop=running.stop):
-            measured = measure(files, start=begin, progress=tell, failed=failed, **asked)
+        with alone(board, stop=running.stop, tell=tell):
+            if binary:
+                measured = _by_binary(board, files, binary, running, asked | {"progress": tell, "failed": failed})
+            else:
+                measured = measure(files, start=begin, progress=tell, failed=failed, **asked)
     except UsageError:  # wrong on every board
         raise
     except EdgeL0Error as error:
         return [*failures, Failure(board.name, "", error)]
     return [*measured, *failures]
+
+
+def _by_binary(
+    board: Board, files: Sequence[Path], binary: Path, running: Running, how: dict[str, Any]
+) -> list[Measurement]:
+    """Let LiteRT's binary measure all files, on this computer or on a board."""
+    from edgel0.devices.benchmark_model import measure_by_binary, measure_by_binary_there
+    from edgel0.devices.holding import held
+
+    if board.transport == "local":
+        return measure_by_binary(files, binary, **how)
+    with held(links.open_board(board), binary.name, lambda start: running.begin(board, start)) as there:
+        return measure_by_binary_there(files, binary, board, there, **how)
 
 
 def threads_of(board: Board, threads: int) -> int:
@@ -173,10 +192,15 @@ def starter(board: Board) -> Callable[[Job, float], Session]:
 
 
 @contextlib.contextmanager
-def alone(board: Board, patience: float = QUEUE_SECS, stop: threading.Event | None = None) -> Iterator[None]:
+def alone(
+    board: Board,
+    patience: float = QUEUE_SECS,
+    stop: threading.Event | None = None,
+    tell: Callable[[str, float], None] = lambda what, share: None,
+) -> Iterator[None]:
     """Hold the board: jobs of this user on one address take turns, whatever process they are in; ``stop`` ends a wait.
 
-    Raises DeviceError after ``patience`` seconds.
+    ``tell`` hears that it waits. Raises DeviceError after ``patience`` seconds.
     """
     stop = stop or threading.Event()
     try:
@@ -198,6 +222,7 @@ def alone(board: Board, patience: float = QUEUE_SECS, stop: threading.Event | No
                     raise DeviceError(
                         f"{board.name} has been busy with another job of edgel0 for {patience:g} s; try again later."
                     ) from None
+                tell("wait for another job", 0.0)
                 if stop.wait(0.1):
                     raise DeviceError(f"{board.name}: {INTERRUPTED} while another job of edgel0 had it.") from None
         yield

@@ -22,13 +22,14 @@ def suited(board: Board, job: Job) -> Job:
             f"{PurePath(job.model).name!r} runs in {' or '.join(job.runtimes).replace('_', '-')}, and the file of "
             f"{board.name} names runtime = {board.runtime!r}; export the model for that runtime, or correct the file."
         )
-    if board.memory:
-        _fits(board, Path(job.model))
+    fits(board, Path(job.model))
     return replace(job, runtimes=(module,) if module else job.runtimes, cores=job.cores or board.cores)
 
 
-def _fits(board: Board, model: Path) -> None:
-    """Compare the memory with what a model needs at the least; its runtime takes more."""
+def fits(board: Board, model: Path) -> None:
+    """Raise DeviceError where a model needs more memory, at the least, than the board's file allows."""
+    if not board.memory:
+        return
     weights, activations = planned(model)
     if weights is None or activations is None or weights + activations <= board.memory:
         return

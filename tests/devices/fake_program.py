@@ -3,6 +3,7 @@
 Beside this file's copy lie ``how`` (what goes wrong) and ``argv`` (a JSON line per call).
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -27,7 +28,17 @@ SAYS = {
 }
 if how in SAYS:
     sys.exit(SAYS[how])
-CUT = 0 if Path(sys.argv[0]).name == "adb" else "client_loop: send disconnect: Connection reset by peer"
+
+
+def cut():
+    """End as the real ones do when their link breaks, for good."""
+    (here / "how").write_text("refused")
+    if Path(sys.argv[0]).name == "adb":
+        os._exit(0)
+    os.write(2, b"client_loop: send disconnect: Connection reset by peer")
+    os._exit(255)
+
+
 command = arguments[-1]
 running = "mkdir -m 700" in command
 if how == "full" and running:
@@ -46,37 +57,32 @@ if how == "halfway" and running:  # the link dies while files are sent
     process.stdin.write(sent)
     process.stdin.flush()
     process.stdout.readline(), process.stdout.readline()  # it is there
-    (here / "how").write_text("refused")
-    sys.exit(CUT)
-damaged = how == "damaged" and running
+    cut()
 process = subprocess.Popen(
-    ["/bin/sh", "-c", command],
-    stdin=subprocess.PIPE if damaged else None,
-    stdout=subprocess.PIPE,
-    start_new_session=True,
+    ["/bin/sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
 )
 
 
-def damage():
-    """Change a byte of the first file, and no size."""
+def carry():
+    """Pass on what comes, so that it ends when this does; ``damaged`` changes a byte of the first file, and no size."""
     stdin = sys.stdin.buffer
-    for data in (stdin.readline(), stdin.readline(), bytes([stdin.read(1)[0] ^ 1])):
-        process.stdin.write(data)
-    while data := stdin.read1(65536):
-        process.stdin.write(data)
-        process.stdin.flush()
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        if how == "damaged" and running:
+            for data in (stdin.readline(), stdin.readline(), bytes([stdin.read(1)[0] ^ 1])):
+                process.stdin.write(data)
+        while data := stdin.read1(65536):
+            process.stdin.write(data)
+            process.stdin.flush()
 
 
-if damaged:
-    threading.Thread(target=damage, daemon=True).start()
+threading.Thread(target=carry, daemon=True).start()
 said = b""
 while line := process.stdout.read1(1 << 20):
     said = said[-1_000_000:] + line if how == "cut" else b""
     sys.stdout.buffer.write(line)
     sys.stdout.flush()
     if how == "cut" and running and b'"samples"' in said and said.endswith(b"\n"):
-        (here / "how").write_text("refused")  # and it does not come back
-        sys.exit(CUT)
+        cut()
 code = process.wait()
 sys.stdout.flush()
 os._exit(code if code >= 0 else 255)  # a thread may still hold stdin

@@ -14,6 +14,7 @@ from conftest import save_onnx
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from test_benchmark_model import NEW
 
 from edgel0.cli import app
 from edgel0.devices import links
@@ -441,6 +442,92 @@ profile([Board("b", "ssh", "b")], [Path({str(tmp_path / "plain.onnx")!r})], foun
         out, error = process.communicate(timeout=30)
     assert out == "b: interrupted while another job of edgel0 had it.\n"
     assert error.strip().endswith("KeyboardInterrupt")
+
+
+# Boards without a Python
+
+
+@pytest.fixture
+def binary(tmp_path):
+    """A function that makes a benchmark_model, a script that prints what the real one does, and what it does before."""
+
+    def made(before=""):
+        path = tmp_path / "bm 'x"
+        path.write_text(f"#!/bin/sh\n{before}\n[ -s model.tflite ] || exit 9\ncat <<'END'\n{NEW}\nEND\n")
+        return path
+
+    return made
+
+
+@pytest.mark.parametrize("kind", LINKED)
+def test_a_binary_is_sent_and_measures_there(kind, lab, tflite_file, binary, tmp_path):
+    folder, _ = lab
+    there = board(kind, folder, threads=3)
+    files = [tflite_file, Path(shutil.copy(tflite_file, tmp_path / "-$(id) ü.tflite"))]
+    rows = profile([there], files, binary=binary('echo "$@" >&2'), num_runs=9)
+    assert [(row.artifact, row.p50_ms, row.threads) for row in rows] == [(file.as_posix(), 2.2, 3) for file in files]
+    assert rows[0].board.startswith(f"{kind}-board: ")
+    assert left(folder) == []
+
+
+BAD_BINARIES = {
+    "echo no such flag; exit 7": "exit code 7; it said 'no such flag'",
+    "exec /bin/true": "printed no init",
+    "kill -9 $$": "exit code 137",
+    "exec sleep 60": "no answer within",
+}
+
+
+@pytest.mark.parametrize("before", BAD_BINARIES)
+@pytest.mark.parametrize("kind", LINKED)
+def test_a_binary_that_fails_there_is_a_row_and_leaves_nothing(
+    kind, before, lab, tflite_file, binary, monkeypatch, tmp_path
+):
+    folder, _ = lab
+    monkeypatch.setattr("edgel0.devices.benchmark_model.GRACE_SECS", 1.0)
+    (row,) = profile([board(kind, folder)], [tflite_file], binary=binary(before), max_secs=1.0)
+    assert (row.artifact, row.error.exit_code) == (tflite_file.as_posix(), 3)
+    assert BAD_BINARIES[before] in str(row.error)
+    assert (left(folder), gone(folder)) == ([], True)
+
+
+def test_a_binary_of_another_architecture_says_so(lab, tflite_file, tmp_path):
+    folder, _ = lab
+    (tmp_path / "bm").write_bytes(b"\x7fELF\x02\x01\x01" + bytes(11) + b"\xff" + bytes(90))
+    (row,) = profile([board("adb", folder)], [tflite_file], binary=tmp_path / "bm")
+    assert "built for another architecture" in str(row.error)
+    (failure,) = profile([board("adb", folder, memory=9)], [tflite_file], binary=tmp_path / "bm")
+    assert "needs at least" in str(failure.error)
+    with pytest.raises(UsageError, match=r"no file .* to send"):
+        profile([board("adb", folder)], [tflite_file], binary=tmp_path / "absent")
+
+
+@pytest.mark.parametrize("end", ["interrupt", "cut"])
+@pytest.mark.parametrize("kind", LINKED)
+def test_a_binary_ends_with_its_link(kind, end, lab, tflite_file, binary, tmp_path):
+    folder, _ = lab
+    made = binary(f"echo $$ > {tmp_path / 'running'}; exec sleep 600")
+    code = f"""
+from pathlib import Path
+from edgel0.devices.boards import Board
+from edgel0.devices.profiling import profile
+there = Board("b", {kind!r}, "b", folder={str(folder)!r})
+profile([there], [Path({str(tflite_file)!r})], binary=Path({str(made)!r}), found=lambda rows: print(rows[0].error))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "running").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT if end == "interrupt" else signal.SIGKILL)
+    out, _ = process.communicate(timeout=30)
+    assert out == ("b: interrupted.\n" if end == "interrupt" else "")
+    pid = (tmp_path / "running").read_text().strip()
+    while Path("/proc", pid).exists() and "sleep" in Path("/proc", pid, "cmdline").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert left(folder) == []
 
 
 # Board files and names
