@@ -23,7 +23,16 @@ def tidy_(model: Any) -> None:
         while sum(rule(sheet, operator) for operator in list(graph.operators) for rule in RULES):
             _drop_unread_(sheet)
         _name_(sheet)
+        for tensor in graph.tensors:
+            tensor.quantization = _telling(tensor.quantization)
+    model.metadata = [entry for entry in model.metadata or () if entry.name != MARKER]
     compact_(model)
+
+
+def _telling(quantization: Any) -> Any:
+    """Return how a tensor is quantized, None where that is said by an empty table."""
+    said = quantization and (quantization.details or any(len(getattr(quantization, name) or ()) for name in TOLD))
+    return quantization if said else None
 
 
 def _drop_unread_(sheet: Sheet) -> None:
@@ -275,6 +284,8 @@ ELEMENTWISE = {
     *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "POW"),
     *("ABS", "NEG", "SQRT", "RSQRT", "SQUARE", "EXP", "LOG", "TANH", "LOGISTIC", "RELU", "RELU6", "GELU", "HARD_SWISH"),
 }
+TOLD = ("min", "max", "scale", "zeroPoint")  # of a quantized tensor
+MARKER = b"keep_stablehlo_constant"  # metadata of the converter for itself
 ALONG_THE_LAST = {"SOFTMAX", "LOG_SOFTMAX"}
 RULES: tuple[Callable[[Sheet, Any], bool], ...] = (
     drop_what_changes_nothing,
