@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: demo test lint types wheel readme screenshots emulator boards instructions export lenet resnet8 step zoo soak clean
@@ -12,7 +14,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/edgel0 run export/mnist-lenet5.toml
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "not board and not emulator"
+	$(PYTEST) -m "not board and not emulator"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -25,7 +27,7 @@ types: $(VENV)/dev.stamp
 # board behind a real sshd whose programs are emulated.
 emulator: $(VENV)/dev.stamp
 	$(BIN)/edgel0 devices setup qemu
-	$(BIN)/python -m pytest -m emulator
+	$(PYTEST) -m emulator
 
 # The base install must work where there is no torch, and keep a budget.
 wheel: $(VENV)/dev.stamp
@@ -50,7 +52,7 @@ screenshots: $(VENV)/dev.stamp
 
 # Measuring over the real ssh; needs the Debian packages openssh-server and openssh-client, and root.
 boards: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m board
+	$(PYTEST) -m board
 
 # Instructions on three cores, counted in two emulators: of dense and slim networks, and with RUNS=runs of the files of
 # recipes that were run; some ten minutes. Goes on where it was interrupted.

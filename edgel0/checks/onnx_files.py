@@ -6,7 +6,7 @@ and later); weights inside the model are skipped unread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from edgel0.files.protobuf import Message
 
 
 def external_files(model: bytes) -> set[str]:
@@ -16,60 +16,17 @@ def external_files(model: bytes) -> set[str]:
     """
     found: set[str] = set()
     graphs = 0
-    todo = [("model", memoryview(model))]
+    todo = [("model", Message(memoryview(model)))]
     while todo:
-        message, data = todo.pop()
-        content = [(number, inner) for number, inner in fields(data) if isinstance(inner, memoryview)]
-        graphs += message == "graph"
-        todo += [(INSIDE[message][number], inner) for number, inner in content if number in INSIDE[message]]
-        if message == "entry":
-            pair = {number: bytes(inner) for number, inner in content}
-            found |= {pair.get(2, b"").decode()} if pair.get(1) == b"location" else set()
+        kind, message = todo.pop()
+        graphs += kind == "graph"
+        todo += [(inner, each) for number, inner in INSIDE[kind].items() for each in message.messages(number)]
+        if kind == "entry" and message.text(1) == "location":
+            found.add(bytes(message.data(2)).decode())
     if not graphs:
         raise ValueError("it holds no graph")
     return found
 
-
-def fields(data: memoryview, numbers: bool = False) -> Iterator[tuple[int, memoryview | int]]:
-    """Yield number and content of every length-delimited field of one message, and of ``numbers`` where asked."""
-    at = 0
-    while at < len(data):
-        tag, at = varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = varint(data, at)
-            if numbers:
-                yield number, value
-            continue
-        if wire == 2:
-            size, at = varint(data, at)
-        elif wire in FIXED:
-            size = FIXED[wire]
-        else:
-            raise ValueError(f"it has a field of the unknown wire type {wire}")
-        if not number or at + size > len(data):
-            raise ValueError("it is cut off or is no protobuf message")
-        if wire == 2:
-            yield number, data[at : at + size]
-        at += size
-
-
-def varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Read a base-128 number; return it and the place after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise ValueError("it is cut off or is no protobuf message")
-
-
-# Bytes of a field by wire type.
-FIXED = {1: 8, 5: 4}
 
 # Message -> field number -> the message inside it.
 INSIDE: dict[str, dict[int, str]] = {

@@ -41,5 +41,6 @@ CURES = {
     "more than one device": "adb sees several devices: choose one with adb:SERIAL (adb devices lists them)",
     "device closed": "the link was cut: is the device still plugged in?",
     "Permission denied": "the folder or the interpreter may not be used there: name others in the board's file",
-    "not found": "it has no such program or device: correct its address, or name its Python (python = ...)",
+    "not found": "it has no such program or device: correct its address, or name its Python (python = ...); one "
+    "without any can run LiteRT's binary (--benchmark-model)",
 }
