@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -26,17 +27,32 @@ def fuse_batch_norm(program: ExportedProgram) -> fx.GraphModule:
     module = flatten(program)
     graph = module.graph
     readers = _readers(module)
-    for norm in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
-        layer = norm.args[0]
+    for norm, made, eps in batch_norms(graph):
+        layer: Any = norm.args[0]
         if _foldable(module, layer, norm, readers):
-            _fold_(module, layer, norm)
+            _fold_(module, layer, norm, eps)
+            made.replace_all_uses_with(layer)
     graph.eliminate_dead_code()
     return fx.GraphModule(module, graph).eval()  # a new module holds only what the graph still reads
 
 
+def batch_norms(graph: fx.Graph) -> list[tuple[fx.Node, fx.Node, float]]:
+    """Return the batch norms in inference mode: the operator, the node that is its result, and eps.
+
+    Decomposed programs have the operator of three results, of which the first alone is read; the first five arguments
+    are the same: the input, weight, bias, mean and variance.
+    """
+    whole = graph.find_nodes(op="call_function", target=aten.batch_norm.default)
+    found: list[tuple[Any, Any, Any]] = [(norm, norm, norm.args[7]) for norm in whole if not norm.args[5]]
+    for norm in graph.find_nodes(op="call_function", target=aten._native_batch_norm_legit_no_training.default):
+        users = list(norm.users)
+        if len(users) == 1 and users[0].target is getitem and users[0].args[1] == 0:
+            found.append((norm, users[0], norm.args[6]))
+    return found
+
+
 def _foldable(module: fx.GraphModule, layer: Any, norm: fx.Node, readers: Counter[int]) -> bool:
-    training = norm.args[5]
-    if layer.target not in FOLDS or len(layer.users) > 1 or training:
+    if layer.target not in FOLDS or len(layer.users) > 1:
         return False
     involved: list[Any] = [*_weight_and_bias(layer), *norm.args[1:5]]
     if not all(node is None or node.op == "get_attr" for node in involved):
@@ -46,13 +62,13 @@ def _foldable(module: fx.GraphModule, layer: Any, norm: fx.Node, readers: Counte
     return readers[_storage(weight)] == 1 and layer.meta["val"].ndim == weight.ndim
 
 
-def _fold_(module: fx.GraphModule, layer: Any, norm: fx.Node) -> None:
+def _fold_(module: fx.GraphModule, layer: Any, norm: fx.Node, eps: Any) -> None:
     """W' = s W and b' = s (b - mean) + beta with s = gamma / sqrt(var + eps), per output channel."""
     statistics: Any = norm.args
     mean, var = (_tensor(module, node).double() for node in statistics[3:5])
     gamma = torch.ones_like(var) if statistics[1] is None else _tensor(module, statistics[1]).double()
     beta = torch.zeros_like(var) if statistics[2] is None else _tensor(module, statistics[2]).double()
-    scale = gamma / (var + statistics[7]).sqrt()
+    scale = gamma / (var + eps).sqrt()
     weight_node, bias_node = _weight_and_bias(layer)
     weight = _tensor(module, weight_node)
     bias = torch.zeros_like(var) if bias_node is None else _tensor(module, bias_node).double()
@@ -67,8 +83,6 @@ def _fold_(module: fx.GraphModule, layer: Any, norm: fx.Node) -> None:
     with module.graph.inserting_before(layer):
         new_bias = module.graph.get_attr(f"{path}.{bias_name}".lstrip("."))
     layer.args = (layer.args[0], weight_node, new_bias, *layer.args[3:])
-    norm.replace_all_uses_with(layer)
-    module.graph.erase_node(norm)
 
 
 def _scale_rows(weight: torch.Tensor, scale: torch.Tensor, layer: Any) -> torch.Tensor:

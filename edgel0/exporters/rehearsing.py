@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from edgel0.errors import ExtraError
 from edgel0.exporters.foreign import silently
-from edgel0.exporters.fusion import FOLDS
+from edgel0.exporters.fusion import FOLDS, batch_norms
 from edgel0.exporters.signature import flatten
 
 aten = torch.ops.aten
@@ -40,8 +40,9 @@ def rehearsal(program: ExportedProgram) -> fx.GraphModule:
         ExtraError: torchao is not installed.
     """
     module = flatten(program)
-    for norm in module.graph.find_nodes(op="call_function", target=aten.batch_norm.default):
-        _unfold_(module.graph, norm)
+    for norm, made, eps in batch_norms(module.graph):
+        _unfold_(module.graph, norm, made, eps)
+    module.graph.eliminate_dead_code()
     module = fx.GraphModule(module, module.graph)
     twins: dict[Tensor, nn.Parameter] = {}  # tied weights stay tied
     for name, weight in list(module.named_parameters(remove_duplicate=False)):
@@ -81,11 +82,11 @@ def learned(program: ExportedProgram, module: fx.GraphModule) -> ExportedProgram
     )
 
 
-def _unfold_(graph: fx.Graph, norm: fx.Node) -> None:
+def _unfold_(graph: fx.Graph, norm: fx.Node, made: fx.Node, eps: float) -> None:
     """Write a batch norm with fixed statistics as a product and a sum, which no pattern of PT2E takes apart."""
     arguments: Any = norm.args
-    x, gamma, beta, mean, var, *_, eps, _ = arguments
-    value = norm.meta["val"]
+    x, gamma, beta, mean, var = arguments[:5]
+    value = made.meta["val"]
     shape = [1, value.shape[1], *[1] * (value.ndim - 2)]
     with graph.inserting_before(norm):
         scale = graph.call_function(aten.rsqrt.default, (graph.call_function(aten.add.Tensor, (var, eps)),))
@@ -100,8 +101,7 @@ def _unfold_(graph: fx.Graph, norm: fx.Node) -> None:
             scaled.meta[INSIDE] = True
         whole = graph.call_function(aten.add.Tensor, (scaled, shift))
         whole.meta["val"] = value
-    norm.replace_all_uses_with(whole)
-    graph.erase_node(norm)
+    made.replace_all_uses_with(whole)
 
 
 @cache

@@ -60,6 +60,21 @@ def test_folding_is_exact(operator):
         torch.testing.assert_close(module(x)[0], model(x), rtol=0, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own
+@pytest.mark.parametrize("operator", FOLDS, ids=str)
+def test_folding_is_exact_in_a_decomposed_program(operator):
+    model, x = CASES[operator]()
+    table = {
+        aten.batch_norm.default: lambda *given: aten._native_batch_norm_legit_no_training(*given[:5], *given[6:8])[0]
+    }
+    program = torch.export.export(model.eval(), (x,), strict=False).run_decompositions(table)
+    assert any("_no_training" in str(node.target) for node in program.graph.nodes)
+    module = fuse_batch_norm(program)
+    assert not any("norm" in str(node.target) for node in module.graph.nodes)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x)[0], model(x), rtol=0, atol=1e-12)
+
+
 def test_the_fused_module_can_be_traced_again():
     model, x = CASES[aten.conv2d.default]()
     again = torch.export.export(fused(model, x)[1], (x,), strict=False)
