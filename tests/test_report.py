@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from edgel0.report.progress import Watch, words
-from edgel0.report.text import comparison, inspection, measurements, summary
+from edgel0.report.text import comparison, inspection, measurements, no_faster, summary
 from edgel0.training import Tick
 from edgel0.types import Comparison, Measurement, OperatorTime
 
@@ -34,7 +34,13 @@ def result(name="lenet", timed=True):
         "dense": side(1000, ["dense.onnx", "dense.tflite"]),
         "slim": side(1, ["slim.onnx", "slim.tflite"]),
         "parity": {
-            "slim.onnx": {"max_abs": 3.2e-6, "reference": "the masked model", "top1": 1.0, "samples": 1000},
+            "slim.onnx": {
+                "max_abs": 3.2e-6,
+                "relative": 1.6e-7,
+                "reference": "the masked model",
+                "top1": 1.0,
+                "samples": 1000,
+            },
         },
         "budget": {"macs": {"limit": 2_300_000.0, "dense": 2_293_000_000, "slim": 2_293_000}},
         "mask": {"groups": {f"layer{n}": [n, 64] for n in range(8)}},
@@ -70,11 +76,13 @@ onnxruntime p90          2,250 ms      2.25 ms      1000.0 ×
 litert p50              16,000 ms      16.0 ms      1000.0 ×
 litert p90              22,500 ms      22.5 ms      1000.0 ×
 
+compared with its model   model  at most  of largest   top-1  samples
+─────────────────────────────────────────────────────────────────────
+slim.onnx                masked  3.2e-06     1.6e-07  100.0%    1,000
+
 kept: layer0 0 of 64, layer1 1 of 64, layer2 2 of 64, layer3 3 of 64, layer4 4
 of 64, layer5 5 of 64 … (8 groups, all in result.json)
 budget: 2,293,000 of 2,300,000 macs (99.7 %)
-slim.onnx: within 3.2e-06 of the masked model, same top-1 on 100.0% of 1,000
-samples
 measured interleaved on local: Some CPU, 1 thread(s); ai-edge-litert 2.3,
 onnxruntime 1.32
 """
@@ -83,6 +91,17 @@ onnxruntime 1.32
 def test_the_summary_of_a_run():
     text = rendered(summary(result()))
     assert [line.rstrip() for line in text.splitlines()] == SUMMARY.splitlines()
+
+
+def test_a_network_that_gained_no_time_is_told_with_what_may_mend_it():
+    made = result()
+    made["slim"]["latency_ms"]["litert"] = made["dense"]["latency_ms"]["litert"]
+    (told,) = no_faster(made)
+    assert told.startswith("slim is no faster than dense in litert here: 16,000 ms against 16,000 ms; runtimes compute")
+    assert "7 of 7 groups keep no multiple of 8: round_to = 8" in told
+    made["mask"]["groups"] = {"a": [16, 64], "b": [0, 64]}
+    assert no_faster(made)[0].endswith("edgel0 profile --operators tells which operators take it")
+    assert (no_faster(result()), no_faster(result(timed=False))) == ([], [])
 
 
 def test_a_long_name_folds_and_no_number_is_cut():

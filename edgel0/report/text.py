@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgel0.devices.examining import Finding
 
 UNKNOWN = "–"  # noqa: RUF001 - typography for people
+BLOCK = 8  # channels that most runtimes compute at once, or half of it
 SLOWER = 1.05  # times the float32 file's p50, measured in turns
 
 
@@ -56,7 +57,18 @@ def summary(result: dict[str, Any]) -> RenderableType:
                 f"{runtime} {stat}", format_ms(before[stat]), format_ms(after[stat]), _ratio(before[stat], after[stat])
             )
     quantized: list[RenderableType] = [_quantized(result), Text("")] if result.get("quantized") else []
-    return Group(table, Text(""), *quantized, *(Text(line) for line in _notes(result)))
+    same: list[RenderableType] = [_parity(result["parity"]), Text("")] if result["parity"] else []
+    return Group(table, Text(""), *quantized, *same, *(Text(line) for line in _notes(result)))
+
+
+def _parity(rows: dict[str, Any]) -> Table:
+    """Return the table of how far each file is from the model it came from, at most over all samples."""
+    table = _grid("compared with its model", "model", "at most", "of largest", "top-1", "samples")
+    for name, row in rows.items():
+        model = row["reference"].removeprefix("the ").removesuffix(" model")
+        differs = (f"{row[key]:.1e}" for key in ("max_abs", "relative"))
+        table.add_row(Text(name), model, *differs, f"{row['top1']:.1%}", f"{row['samples']:,}")
+    return table
 
 
 def _quantized(result: dict[str, Any]) -> Table:
@@ -96,6 +108,25 @@ def slower(name: str, row: dict[str, Any]) -> str:
     )
 
 
+def no_faster(result: dict[str, Any]) -> list[str]:
+    """Say in numbers where the slim network gained no time on the dense one, and what may mend that."""
+    dense, slim = result["dense"], result["slim"]
+    groups = [now for now, _ in result["mask"]["groups"].values() if now]
+    odd = sum(now % BLOCK > 0 for now in groups)
+    why = (
+        f"runtimes compute channels in blocks, and {odd} of {len(groups)} groups keep no multiple of {BLOCK}: "
+        f"round_to = {BLOCK} under [limits] keeps blocks whole"
+        if odd
+        else "edgel0 profile --operators tells which operators take it"
+    )
+    pairs = [(name, before["p50"], slim["latency_ms"][name]["p50"]) for name, before in dense["latency_ms"].items()]
+    return [
+        f"slim is no faster than dense in {name} here: {format_ms(after)} against {format_ms(before)}; {why}"
+        for name, before, after in pairs
+        if after * SLOWER > before
+    ]
+
+
 def _kib(count: int) -> str:
     return f"{count / 1024:,.1f} KiB"
 
@@ -108,11 +139,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
     for metric, row in result["budget"].items():
         share = format_percent(row["slim"] / row["limit"])
         lines.append(f"budget: {row['slim']:,.0f} of {row['limit']:,.0f} {metric} ({share})")
-    for name, row in result["parity"].items():
-        lines.append(
-            f"{name}: within {row['max_abs']:.1e} of {row['reference']}, same top-1 on {row['top1']:.1%} of "
-            f"{row['samples']:,} samples"
-        )
+    lines += no_faster(result)
     lines += [text for name, row in result.get("quantized", {}).items() if (text := slower(name, row))]
     if profile["runtimes"]:
         runtimes = ", ".join(f"{name} {version}" for name, version in sorted(profile["runtimes"].items()))
