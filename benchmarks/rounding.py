@@ -77,8 +77,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"Made by `python -m benchmarks.rounding`; edgel0 {__version__}, "
         f"{', '.join(sorted({row['runtime'] for row in rows}))}, {rows[0]['cpu']}, {platform.machine()}, 1 thread. "
         f"Each network at {SHARE:.0%} of its MACs at most, by magnitude, its channels brought to multiples; the files "
-        "of one network and format in one interleaved run. `of dense` is the p50 over that of the dense network: below 1 "
-        "is faster.",
+        "of one network and format in one interleaved run. `of dense` is the p50 over that of the dense network: below "
+        "1 is faster.",
         "",
         "| network | format | round_to | MACs | p10 ms | p50 ms | of dense |",
         "|---|---|--:|--:|--:|--:|--:|",
