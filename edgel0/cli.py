@@ -281,9 +281,11 @@ def profile(
         rows.extend(found)
         if (measured := of(Measurement, found)) and not as_json:
             console.print(measurements(measured), "")
+        failed: dict[str, list[str]] = {}  # a board that does not answer says the same of each file
         for row in of(Failure, found):
-            where = f"{row.artifact}: " if row.artifact else ""
-            text = printable(f"edgel0: {where}{row.error}", keep="\n")
+            failed.setdefault(str(row.error), []).extend([row.artifact] if row.artifact else [])
+        for error, names in failed.items():
+            text = printable(f"edgel0: {', '.join(names)}{': ' if names else ''}{error}", keep="\n")
             _console(stderr=True).print(text, style="red", soft_wrap=True, markup=False)
 
     def tell() -> None:
