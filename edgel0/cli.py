@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +34,25 @@ def _console(stderr: bool = False) -> Console:
     """Make a console, of 80 columns when its output goes to a file, that prints names as they are."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else 80)
+
+
+@contextlib.contextmanager
+def _bar(console: Console, what: str) -> Iterator[Callable[[str, float | None], None]]:
+    """Show on a terminal what is done, how much of it (None: unknown) and since when; names are shown as they are."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TimeElapsedColumn())
+    shown = console.is_terminal
+    with Progress(
+        *columns, console=console, transient=True, disable=not shown, redirect_stderr=sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task(what, total=None)
+
+        def tell(what: str, done: float | None = None) -> None:
+            total = None if done is None else 1.0
+            bar.update(task, description=printable(what), completed=done or 0.0, total=total)
+
+        yield tell
 
 
 def _version(asked: bool) -> None:
@@ -113,13 +132,13 @@ def inspect(
 
     console = _console(stderr=True)
     # What the user's own code prints is no part of the answer.
-    with console.status("importing") as status, contextlib.redirect_stdout(sys.stderr):
+    with _bar(console, "importing") as tell, contextlib.redirect_stdout(sys.stderr):
         need("torch", "train")
         from edgel0.inspecting import examine, example_of, model_of
         from edgel0.report.text import inspection
 
         made, example = model_of(model, Path())
-        status.update("tracing")
+        tell("tracing", None)
         default = input is None and example is None
         try:
             found = examine(made, example_of(input or ["1x3x224x224"], made) if input or default else example)
@@ -175,7 +194,7 @@ def export(
     from edgel0.report.text import sensitivities
 
     console = _console()
-    with console.status(f"reading {model}"), contextlib.redirect_stdout(sys.stderr):
+    with _bar(console, f"reading {printable(model)}"), contextlib.redirect_stdout(sys.stderr):
         slimmed, name = _program(model, input)
     suffix = "" if quantize == "float32" else f".{quantize}"
     targets = [*(files or []), *(Path(f"{name}{suffix}.{kind.strip().lstrip('.')}") for kind in to.split(",") if kind)]
@@ -183,7 +202,7 @@ def export(
         raise UsageError("there is no file to write; name some (model.onnx), or formats: --to onnx,tflite.")
     samples = None if calibrate is None else read_samples(calibrate, slimmed.program)
     for file in targets:
-        with console.status(f"exporting {file.name}") as status:
+        with _bar(console, f"exporting {printable(file.name)}") as tell:
             artifact = write(
                 slimmed,
                 file,
@@ -196,7 +215,7 @@ def export(
                 sensitivity=sensitivity,
                 dynamic_batch=dynamic_batch and file.suffix == ".onnx",
                 interpreters=(python or []) if file.suffix in (".onnx", ".tflite") else [],
-                progress=status.update,
+                progress=lambda text, tell=tell: tell(text, None),  # type: ignore[misc]
             )
         parity = artifact.parity
         within = f", within {parity.max_abs:.1e} on {parity.samples} samples" if parity else ""
@@ -298,14 +317,14 @@ def profile(
         elif counts := of(Count, rows):
             console.print(counts_table(counts))
 
-    with console.status("measuring") as status:
+    with _bar(console, "measuring") as share:
         try:
             profile_on(
                 boards,
                 files,
                 binary=benchmark_model,
                 found=show,
-                progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+                progress=share,
                 **(limits if benchmark_model else limits | {"cores": _cores(cores)}),
             )
         except KeyboardInterrupt:
@@ -345,7 +364,7 @@ def compare(
 
     console, board = _console(stderr=as_json), find_board(on)
     start = starter(board)
-    with console.status("measuring") as status, alone(board):
+    with _bar(console, "measuring") as share, alone(board, tell=share):
         found = compared(
             a,
             b,
@@ -354,7 +373,7 @@ def compare(
             min_secs=min_secs,
             cores=_cores(cores),
             start=start,
-            progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+            progress=share,
         )
     if as_json:
         typer.echo(json.dumps({"schema": 1, **dataclasses.asdict(found)}))
@@ -540,7 +559,7 @@ def devices(context: typer.Context) -> None:
     from edgel0.report.text import board_table
 
     console, found = _console(), boards()
-    with console.status("asking each board"):
+    with _bar(console, "asking each board"):
         told = states(found)
     console.print(board_table(found, told))
 
@@ -557,7 +576,7 @@ def doctor(
     from edgel0.report.text import findings_table
 
     console, asked = _console(), find_board(board)
-    with console.status(f"looking at {asked.name}"):
+    with _bar(console, f"looking at {printable(asked.name)}"):
         findings = examine(asked)
     console.print(findings_table(findings))
     if any(finding.mend and finding.what != "governor" for finding in findings):
@@ -571,20 +590,14 @@ def setup(
     again: Annotated[bool, typer.Option("--again", help="Build it anew though it is there.")] = False,
 ) -> None:
     """Build what counting instructions on emulated cores needs, in the user's cache; no root needed."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     from edgel0.devices.emulator.building import setup as build
     from edgel0.errors import nearest
 
     if what != "qemu":
         raise UsageError(f"{what!r} cannot be set up; known is: qemu{nearest(what, ['qemu'])}.")
     console = _console()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
-        made, new = build(
-            mirror=mirror, again=again, progress=lambda text, done: bar.update(task, description=text, completed=done)
-        )
+    with _bar(console, "looking") as share:
+        made, new = build(mirror=mirror, again=again, progress=share)
     console.print(f"{'built' if new else 'already there'}: {made.folder} (qemu {made.version})", soft_wrap=True)
     wheels = ", ".join(f"{name} {version}" for name, version in made.made["wheels"].items())
     console.print(f"It runs {wheels} on cortex-a53, cortex-a72 and cortex-a76.", soft_wrap=True)
@@ -609,14 +622,14 @@ def instructions(
     from edgel0.report.text import counts_table
 
     console, rows = _console(stderr=as_json), []
-    with console.status("counting") as status:
+    with _bar(console, "counting") as share:
         for name in core or ["cortex-a72"]:
             rows += count(
                 files,
                 name,
                 repeats=repeats,
                 max_secs=max_secs,
-                progress=lambda what, done: status.update(f"{what} {done:.0%}"),
+                progress=share,
             )
     for file in files if write else ():
         record(file, [row for row in rows if row.artifact == file.as_posix()])

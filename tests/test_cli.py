@@ -272,13 +272,12 @@ def test_names_are_printed_as_they_are(here):
     assert code == 2 and error.startswith("edgel0: [red]x:smile:/nothing.toml: cannot be read")
 
 
-def test_a_run_on_a_terminal_draws_bars_of_80_columns(tmp_path):
-    """One real terminal: exporters redirect descriptors while bars are drawn."""
-    recipe = project(tmp_path)
+def on_a_terminal(*arguments, stderr=None):
+    """Return the exit code and the lines that a command draws on a real terminal."""
     leader, follower = pty.openpty()
     environment = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
-    command = [sys.executable, "-c", "from edgel0.cli import main; main()", "run", str(recipe), "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=environment)
+    command = [sys.executable, "-c", "from edgel0.cli import main; main()", *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=stderr or follower, env=environment)
     os.close(follower)
     output = b""
     while True:
@@ -290,12 +289,31 @@ def test_a_run_on_a_terminal_draws_bars_of_80_columns(tmp_path):
             break
         output += block
     os.close(leader)
-    assert process.wait() == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
-    lines = [line.rstrip() for part in text.splitlines() for line in part.split("\r")]
+    return process.wait(), [line.rstrip() for part in text.splitlines() for line in part.split("\r")]
+
+
+def test_a_run_on_a_terminal_draws_bars_of_80_columns(tmp_path):
+    """One real terminal: exporters redirect descriptors while bars are drawn."""
+    code, lines = on_a_terminal("run", project(tmp_path), "--out", tmp_path)
+    assert code == 0
     assert max(map(len, lines)) <= 80 or max(lines, key=len).startswith("results in")
     assert [line for line in lines if line.startswith("settle") and "2/2" not in line]
     assert any(line.startswith("accuracy") for line in lines) and "1 of 1 limits kept." in lines
+
+
+def test_measuring_on_a_terminal_draws_a_bar_and_takes_names_as_they_are(made, tmp_path):
+    file = tmp_path / "[red] \x1b[31m.onnx"
+    file.write_bytes((made / "slim.onnx").read_bytes())
+    with (tmp_path / "errors").open("w+") as errors:
+        code, lines = on_a_terminal("profile", file, "--on", "local,ssh://nobody@127.0.0.1:1", stderr=errors)
+        errors.seek(0)
+        told = errors.read()
+    assert code == 3
+    assert [line for line in lines if line.startswith("local: ") and "━" in line and "[red]" in line]
+    assert max(map(len, lines)) <= 80
+    assert told.startswith("edgel0: ") and "\x1b[31m.onnx" not in told
+    assert not any("edgel0: " in line for line in lines)
 
 
 @pytest.mark.parametrize("more", [("--on", "local,qemu:cortex-a72"), ("--cores", "0")])
