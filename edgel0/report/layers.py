@@ -16,7 +16,7 @@ from edgel0.errors import printable
 from edgel0.files.counting import Figures, figures
 from edgel0.files.graph import Graph, Operator, provenance
 from edgel0.quantities import format_bytes, format_count, format_percent
-from edgel0.report.text import _grid as grid
+from edgel0.report.text import grid
 
 SCHEMA, TOP, UNKNOWN = 1, 20, "?"
 

@@ -24,7 +24,8 @@ BLOCK = 8  # channels that most runtimes compute at once, or half of it
 SLOWER = 1.05  # times the float32 file's p50, measured in turns
 
 
-def _grid(*columns: str) -> Table:
+def grid(*columns: str) -> Table:
+    """Return a table whose first column folds names and whose others hold numbers."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column(Text(columns[0]), overflow="fold")
     for column in columns[1:]:
@@ -39,7 +40,7 @@ def _ratio(dense: float, slim: float) -> str:
 def summary(result: dict[str, Any]) -> RenderableType:
     """Return the table of a run's ``result.json``: dense | slim | ratio."""
     dense, slim = result["dense"], result["slim"]
-    table = _grid(result["name"], "dense", "slim", "ratio")
+    table = grid(result["name"], "dense", "slim", "ratio")
     points = (slim["accuracy"] - dense["accuracy"]) * 100
     table.add_row("accuracy", f"{dense['accuracy']:.2%}", f"{slim['accuracy']:.2%}", f"{points:+.2f} points")
     for key, name in (("macs", "MACs"), ("params", "parameters")):
@@ -63,7 +64,7 @@ def summary(result: dict[str, Any]) -> RenderableType:
 
 def _parity(rows: dict[str, Any]) -> Table:
     """Return the table of how far each file is from the model it came from, at most over all samples."""
-    table = _grid("compared with its model", "model", "at most", "of largest", "top-1", "samples")
+    table = grid("compared with its model", "model", "at most", "of largest", "top-1", "samples")
     for name, row in rows.items():
         model = row["reference"].removeprefix("the ").removesuffix(" model")
         differs = (f"{row[key]:.1e}" for key in ("max_abs", "relative"))
@@ -73,7 +74,7 @@ def _parity(rows: dict[str, Any]) -> Table:
 
 def _quantized(result: dict[str, Any]) -> Table:
     """Return the table of files in fewer bits, each beside the float32 file of its format."""
-    table = _grid("slim, in fewer bits", "size", "accuracy", "p50", "of float32")
+    table = grid("slim, in fewer bits", "size", "accuracy", "p50", "of float32")
     for name, row in result["quantized"].items():
         accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
         times = ["", ""]
@@ -85,7 +86,7 @@ def _quantized(result: dict[str, Any]) -> Table:
 
 def sensitivities(rows: Sequence[Sequence[Any]], kept: Sequence[str]) -> RenderableType:
     """Return the table of what each layer costs as an integer one, the most sensitive first."""
-    table = _grid("layer", "kind", "signal to noise", "")
+    table = grid("layer", "kind", "signal to noise", "")
     for layer, kind, decibels in rows:
         table.add_row(Text(layer.rstrip(";")), Text(kind), f"{decibels:.1f} dB", "float32" if layer in kept else "")
     return table
@@ -149,8 +150,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
 
 def measurements(rows: Sequence[Measurement], operators: int = 10) -> RenderableType:
     """Return the tables of what was measured: times, memory, and the ``operators`` that take most time, if asked."""
-    times = _grid("file", "p10", "p50", "± 95 %", "p90", "p99", "marks")
-    memory = _grid("file", "load", "file bytes", "weights", "activations", "peak RSS")
+    times = grid("file", "p10", "p50", "± 95 %", "p90", "p99", "marks")
+    memory = grid("file", "load", "file bytes", "weights", "activations", "peak RSS")
     for row in rows:
         times.add_row(
             Text(_file(row)),
@@ -183,7 +184,7 @@ def _operators(row: Measurement, most: int) -> RenderableType:
     """Return the table of the operators that take most time, and what is left as one row."""
     ranked = sorted(row.operators, key=lambda each: -each.ms)
     whole = sum(each.ms for each in ranked)
-    table = _grid(f"operator of {_file(row)}", "kind", "time", "share")
+    table = grid(f"operator of {_file(row)}", "kind", "time", "share")
     for each in ranked[:most]:
         table.add_row(Text(each.name), Text(each.kind), format_ms(each.ms), format_percent(each.ms / (whole or 1)))
     if rest := ranked[most:]:
@@ -218,7 +219,7 @@ def _file(row: Measurement) -> str:
 
 def board_table(boards: Sequence[Board], states: Sequence[str]) -> RenderableType:
     """Return the table of boards: by which way each is reached, where, and whether it answers."""
-    table = _grid("board", "by", "state")
+    table = grid("board", "by", "state")
     table.columns[1].justify = table.columns[2].justify = "left"
     table.columns[2].no_wrap, table.columns[2].overflow = False, "fold"
     for board, state in zip(boards, states, strict=True):
@@ -228,7 +229,7 @@ def board_table(boards: Sequence[Board], states: Sequence[str]) -> RenderableTyp
 
 def findings_table(findings: Sequence[Finding]) -> RenderableType:
     """Return what was looked at on a board, what was found, and below it how to mend what is wrong."""
-    table = _grid("", "found", "")
+    table = grid("", "found", "")
     table.columns[1].justify, table.columns[1].no_wrap = "left", False
     for finding in findings:
         table.add_row(finding.what, Text(printable(finding.found)), "to mend" if finding.mend else "ok")
@@ -238,7 +239,7 @@ def findings_table(findings: Sequence[Finding]) -> RenderableType:
 
 def counts_table(rows: Sequence[Count]) -> RenderableType:
     """Return one row per file and core: what one inference executes, beside the first row on that core."""
-    table = _grid("file", "core", "instructions", "accesses", "of first", "spread")
+    table = grid("file", "core", "instructions", "accesses", "of first", "spread")
     first: dict[str, Count] = {}
     for row in rows:
         base = first.setdefault(row.core, row)
@@ -302,7 +303,7 @@ def _title(found: dict[str, Any]) -> Iterator[Text]:
 
 
 def _groups(groups: Sequence[dict[str, Any]]) -> Table:
-    table = _grid("group", "units", "MACs", "parameters", "")
+    table = grid("group", "units", "MACs", "parameters", "")
     for group in groups:
         bar = "█" * round(20 * group["macs"]) or ("▏" if group["macs"] else "")
         table.add_row(Text(group["name"]), f"{group['units']:,}", _share(group["macs"]), _share(group["params"]), bar)
@@ -311,7 +312,7 @@ def _groups(groups: Sequence[dict[str, Any]]) -> Table:
 
 
 def _stages(stages: Sequence[dict[str, Any]]) -> Table:
-    table = _grid("stage", "units", "MACs", "", "parameters", "")
+    table = grid("stage", "units", "MACs", "", "parameters", "")
     most = {metric: max((stage[metric] for stage in stages), default=0.0) or 1.0 for metric in ("macs", "params")}
     small = [stage for stage in stages if not stage["units"] and max(stage[metric] for metric in most) < SMALL]
     shown = [stage for stage in stages if len(small) < 2 or stage not in small]
