@@ -205,7 +205,7 @@ def measure_by_binary_there(
     if not binary.is_file():
         raise UsageError(f"there is no file {binary.as_posix()!r} to send; name a benchmark_model built for the board.")
     there.send(binary, BINARY)
-    there.link.run(["chmod", "755", BINARY])
+    there.run(["chmod", "755", BINARY], GRACE_SECS)
 
     def place(path: Path) -> str:
         fits(board, path)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from edgel0.devices.base import Job, Parcel, Session
-from edgel0.devices.links import PLACES, Link
+from edgel0.devices.links import CANDIDATES, MAKE, PLACES, Link
 from edgel0.errors import DeviceError
 
 
@@ -78,14 +78,14 @@ HOLD = (
     + PLACES
     + f"""trap 'cd /; [ -z "$made" ] || {END}' EXIT
 trap 'exit 129' HUP INT TERM
-for place do made=$place/$0; mkdir -m 700 -- "$made" && break; made=; done
-[ -n "$made" ] || exit 73
-printf '\\n%s\\n%s\\n' "$marker" '{{"event": "stored"}}'
+"""
+    + MAKE
+    + """printf '\\n%s\\n%s\\n' "$marker" '{"event": "stored"}'
 cat > /dev/null
 """
 )
-INSIDE = """name=$0 folder=$1; shift
-for place in "$folder" "${TMPDIR:-/tmp}" /tmp /var/tmp "$HOME"; do
+INSIDE = f"""name=$0 folder=$1; shift
+for place in "$folder" {CANDIDATES}; do
   [ -d "$place/$name" ] && cd -- "$place/$name" && exec "$@"
 done
 exit 73

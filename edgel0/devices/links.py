@@ -146,7 +146,11 @@ MARK = 'printf "\\n%s\\n" "$0" && exec "$@"'
 PUSH = 'cat > "$0" && { sha256sum < "$0" || busybox sha256sum < "$0" || toybox sha256sum < "$0" || :; } 2>/dev/null'
 
 # Where a folder may be made: what the board's file says, else the first of these that can be written.
-PLACES = '[ -n "$1" ] || set -- "${TMPDIR:-/tmp}" /tmp /var/tmp "$HOME"\n'
+CANDIDATES = '"${TMPDIR:-/tmp}" /tmp /var/tmp "$HOME"'
+PLACES = f'[ -n "$1" ] || set -- {CANDIDATES}\n'
+MAKE = """for place do made=$place/$0; mkdir -m 700 -- "$made" && break; made=; done
+[ -n "$made" ] || exit 73
+"""
 REMOVE = PLACES + 'for place do rm -rf -- "$place/$0" || exit; done'
 
 # This shell outlives a runner that is killed, and a link that is cut.
@@ -155,9 +159,9 @@ KEEP = (
     + PLACES
     + """trap 'cd /; [ -z "$made" ] || rm -rf -- "$made"' EXIT
 trap 'exit 129' HUP INT TERM
-for place do made=$place/$0; mkdir -m 700 -- "$made" && break; made=; done
-[ -n "$made" ] || exit 73
-printf '\\n%s\\n' "$marker"
+"""
+    + MAKE
+    + """printf '\\n%s\\n' "$marker"
 PYTHONUTF8=1 "$python" -B -c "$program" "$made"
 """
 )

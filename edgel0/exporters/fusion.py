@@ -31,7 +31,8 @@ def fuse_batch_norm(program: ExportedProgram) -> fx.GraphModule:
         layer: Any = norm.args[0]
         if _foldable(module, layer, norm, readers):
             _fold_(module, layer, norm, eps)
-            made.replace_all_uses_with(layer)
+            replace_(norm, made, layer)
+            readers[_storage(_tensor(module, layer.args[1]))] = 1  # its new weight
     graph.eliminate_dead_code()
     return fx.GraphModule(module, graph).eval()  # a new module holds only what the graph still reads
 
@@ -49,6 +50,13 @@ def batch_norms(graph: fx.Graph) -> list[tuple[fx.Node, fx.Node, float]]:
         if len(users) == 1 and users[0].target is getitem and users[0].args[1] == 0:
             found.append((norm, users[0], norm.args[6]))
     return found
+
+
+def replace_(norm: fx.Node, made: fx.Node, by: fx.Node) -> None:
+    """Put another node in the place of a batch norm, which leaves the graph: one after it may then fold as well."""
+    made.replace_all_uses_with(by)
+    for node in dict.fromkeys((made, norm)):
+        node.graph.erase_node(node)
 
 
 def _foldable(module: fx.GraphModule, layer: Any, norm: fx.Node, readers: Counter[int]) -> bool:

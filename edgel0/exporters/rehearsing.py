@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from edgel0.errors import ExtraError
 from edgel0.exporters.foreign import silently
-from edgel0.exporters.fusion import FOLDS, batch_norms
+from edgel0.exporters.fusion import FOLDS, batch_norms, replace_
 from edgel0.exporters.signature import flatten
 
 aten = torch.ops.aten
@@ -42,7 +42,6 @@ def rehearsal(program: ExportedProgram) -> fx.GraphModule:
     module = flatten(program)
     for norm, made, eps in batch_norms(module.graph):
         _unfold_(module.graph, norm, made, eps)
-    module.graph.eliminate_dead_code()
     module = fx.GraphModule(module, module.graph)
     twins: dict[Tensor, nn.Parameter] = {}  # tied weights stay tied
     for name, weight in list(module.named_parameters(remove_duplicate=False)):
@@ -101,7 +100,7 @@ def _unfold_(graph: fx.Graph, norm: fx.Node, made: fx.Node, eps: float) -> None:
             scaled.meta[INSIDE] = True
         whole = graph.call_function(aten.add.Tensor, (scaled, shift))
         whole.meta["val"] = value
-    made.replace_all_uses_with(whole)
+    replace_(norm, made, whole)
 
 
 @cache

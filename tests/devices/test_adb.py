@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from adbd import Device
 from hypothesis import HealthCheck, example, given, settings
-from test_benchmark_model import NEW
+from test_benchmark_model import scripted
 from test_boards import hostile
 
 from edgel0.devices import links
@@ -141,7 +141,7 @@ def test_hostile_names_arrive_unharmed(device, tmp_path, onnx_file, name, folder
 
 def test_a_device_without_python_runs_a_binary(plug, tflite_file, tmp_path):
     device = plug(python=("/nowhere/python3",))
-    (tmp_path / "bm").write_text(f"#!/bin/sh\n[ -s model.tflite ] || exit 9\ncat <<'END'\n{NEW}\nEND\n")
+    scripted(tmp_path / "bm")
     on = ("--on", f"adb:{device.serial}", "--benchmark-model", tmp_path / "bm")
     code, rows, words = told(edgel0("profile", tflite_file, *on, "--json"))
     assert (code, words, [row["p50_ms"] for row in rows["measurements"]]) == (0, "", [2.2])

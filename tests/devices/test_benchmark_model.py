@@ -49,6 +49,14 @@ Throughput:            7.45 MB/s
 Fully accelerated:     True
 ========================================
 """
+
+
+def scripted(path, before=""):
+    """Write a benchmark_model that prints what the real one does, beside its model, and does something before."""
+    path.write_text(f"#!/bin/sh\n{before}\n[ -s model.tflite ] || exit 9\ncat <<'END'\n{NEW}\nEND\n")
+    return path
+
+
 PROFILE = """Profiling Info for Benchmark Initialization:
 ============================== Run Order ==============================
 \t [node type]\t [first]\t [avg ms]\t [%]\t [cdf%]\t [mem KB]\t[times called]\t[Name]

@@ -14,7 +14,7 @@ from conftest import save_onnx
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from test_benchmark_model import NEW
+from test_benchmark_model import scripted
 
 from edgel0.cli import app
 from edgel0.devices import links
@@ -452,9 +452,7 @@ def binary(tmp_path):
     """A function that makes a benchmark_model, a script that prints what the real one does, and what it does before."""
 
     def made(before=""):
-        path = tmp_path / "bm 'x"
-        path.write_text(f"#!/bin/sh\n{before}\n[ -s model.tflite ] || exit 9\ncat <<'END'\n{NEW}\nEND\n")
-        return path
+        return scripted(tmp_path / "bm 'x", before)
 
     return made
 

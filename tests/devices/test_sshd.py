@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from loopback import NEEDS, empty, ssh_wrapper, sshd
-from test_benchmark_model import NEW
+from test_benchmark_model import scripted
 from test_boards import hostile
 
 from edgel0.devices import links
@@ -84,7 +84,7 @@ def test_hostile_names_arrive_unharmed(reach, tmp_path, onnx_file, name, folder)
 
 def test_a_board_without_python_runs_a_binary(reach, tflite_file, tmp_path):
     made, there = reach
-    (tmp_path / "bm").write_text(f"#!/bin/sh\n[ -s model.tflite ] || exit 9\ncat <<'END'\n{NEW}\nEND\n")
+    scripted(tmp_path / "bm")
     (row,) = profile([made()], [tflite_file], binary=tmp_path / "bm")
     assert row.p50_ms == 2.2
     assert empty(there)

@@ -37,6 +37,11 @@ CASES = {
 }
 
 
+DECOMPOSED = {
+    aten.batch_norm.default: lambda *given: aten._native_batch_norm_legit_no_training(*given[:5], *given[6:8])[0]
+}
+
+
 def norms(module):
     return len(module.graph.find_nodes(op="call_function", target=aten.batch_norm.default))
 
@@ -64,15 +69,26 @@ def test_folding_is_exact(operator):
 @pytest.mark.parametrize("operator", FOLDS, ids=str)
 def test_folding_is_exact_in_a_decomposed_program(operator):
     model, x = CASES[operator]()
-    table = {
-        aten.batch_norm.default: lambda *given: aten._native_batch_norm_legit_no_training(*given[:5], *given[6:8])[0]
-    }
-    program = torch.export.export(model.eval(), (x,), strict=False).run_decompositions(table)
+    program = torch.export.export(model.eval(), (x,), strict=False).run_decompositions(DECOMPOSED)
     assert any("_no_training" in str(node.target) for node in program.graph.nodes)
     module = fuse_batch_norm(program)
     assert not any("norm" in str(node.target) for node in module.graph.nodes)
     with torch.no_grad():
         torch.testing.assert_close(module(x)[0], model(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_two_batch_norms_in_a_row_both_fold(decomposed):
+    torch.manual_seed(0)
+    model = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4))).double().eval()
+    x = torch.randn(1, 3, 5, 5, dtype=torch.float64)
+    program = torch.export.export(model, (x,), strict=False)
+    if decomposed:
+        program = program.run_decompositions(DECOMPOSED)
+    module = fuse_batch_norm(program)
+    assert not any("norm" in str(node.target) for node in module.graph.nodes)
+    torch.testing.assert_close(module(x)[0], model(x), rtol=0, atol=1e-12)
 
 
 def test_the_fused_module_can_be_traced_again():
