@@ -18,12 +18,12 @@ from edgel0.distilling import Teacher
 from edgel0.errors import RecipeError
 from edgel0.recipe import Recipe, Training
 from edgel0.samples import Data
-from edgel0.scheduling import PHASES
 from edgel0.training import OPTIMIZERS, batch_count, batches_of
+from edgel0.types import PHASES
 from export.cifar10 import augment
 
 Change = Callable[[nn.Module], nn.Module]
-ALIKE = ("accumulate", "clip", "ema", "precision", "schedule", "teacher")  # what :func:`trained` takes in one way only
+ALIKE = ("accumulate", "clip", "ema", "schedule", "teacher")  # what :func:`trained` takes in one way only
 
 
 def check(recipe: Recipe) -> None:
@@ -68,6 +68,7 @@ def trained(
     settings, steps = recipe.train, steps_of(recipe, data)
     whole, each = sum(steps.values()), batch_count(len(data.x_train), settings.batch_size)
     lesson = teacher and _lesson(teacher, model, recipe, data)
+    reduced = torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16")
     for phase in phases:
         at = sum(steps[before] for before in PHASES[: PHASES.index(phase)])
         optimizer = _optimizer(model, settings)
@@ -80,7 +81,8 @@ def trained(
                     optimizer = _optimizer(model, settings)
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * at / whole))
-                logits = model(x)
+                with reduced:
+                    logits = model(x).float()
                 loss = F.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
                 if lesson:
                     loss = lesson.loss(loss, logits, x, batch)

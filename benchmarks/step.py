@@ -30,6 +30,7 @@ from edgel0 import Budget, Schedule, __version__, attach
 from edgel0.cost import cost_of
 from edgel0.gates import gates_of
 from edgel0.heap import keep
+from edgel0.recipe import Training
 from edgel0.staging import write
 from export.cifar10 import augment, load
 from export.resnet8 import ResNet8
@@ -130,9 +131,8 @@ def whole(samples: int, epochs: int, batch: int, data: Path | None) -> Row:
     x, y = (part[:samples] for part in load(data)[:2]) if data else synthetic(samples)
     count = len(x) // batch
     dense, gated = alike(ResNet8)
-    # The shares of a recipe's phases, in steps: a quarter dense, then two fifths gating.
-    total = epochs * count
-    phases = (round(0.25 * total), total - round(0.25 * total) - round(0.35 * total), round(0.35 * total))
+    first, second, third = Training(epochs=epochs).phases
+    phases = (count * first, count * second, count * third)
     began = time.perf_counter()
     steps = {"dense": plain_step(dense), "gated": gated_step(gated, x[:1], phases)}
     attached = time.perf_counter() - began

@@ -61,17 +61,18 @@ def attach(
     model: nn.Module,
     example: Example,
     *,
-    open_probability: float = 0.97,
+    open_probability: float = 0.99,
     temperature: float = BETA,
     flow: Mapping[Any, Any] = FLOW,
     exclude: Sequence[str] = (),
 ) -> Gates:
     """Find the units of ``model`` and put one gate on each; the model's forward is left alone.
 
-    ``open_probability`` is P(z != 0) at the start. Near 1 training begins as the dense model; above 0.99 nearly all
-    samples saturate at 1 and gates get no gradient from the loss. ``temperature`` is the paper's beta: below 1 the
-    density of a gate has its modes at both ends; nearer 0 samples are more often exactly 0 or 1, and gradients rarer.
-    ``flow`` and ``exclude`` are those of :func:`edgel0.trace`.
+    ``open_probability`` is P(z != 0) at the start. Near 1 training begins as the dense model: at 0.97 43 % of the
+    samples are below 1, noise that costs accuracy, at 0.99 20 %; far above, nearly all samples saturate at 1 and gates
+    get no gradient from the loss. ``temperature`` is the paper's beta: below 1 the density of a gate has its modes at
+    both ends; nearer 0 samples are more often exactly 0 or 1, and gradients rarer. ``flow`` and ``exclude`` are those
+    of :func:`edgel0.trace`.
 
     Raises:
         TraceError: nothing in the model can be removed.

@@ -20,11 +20,13 @@ from edgel0.sharding import spread
 class Budget:
     """Constraints on the expected cost of a gated model: add :meth:`penalty` to the loss, call :meth:`step` after it.
 
-    Each limit's target moves linearly from the dense cost to the limit over the first ``warmup`` share of ``steps``
-    calls of :meth:`step`, and stays there. Its multiplier grows by ``rate`` times the relative violation at each step
-    that exceeds the target and restarts at zero as soon as it does not, so nothing is won by being smaller than asked.
-    What may be limited and how is said by :class:`~edgel0.limits.Limits`, whose keywords are taken here, too.
-    ``rate`` defaults to ``100 / steps`` within [0.005, 0.5]. ``log_alpha`` is kept within ``clamp`` of zero.
+    Each limit's target falls from the dense cost to the limit over the first ``warmup`` share of ``steps`` calls of
+    :meth:`step`, at each by the same factor, and stays there. (Falling by equal amounts it would lose half of itself in
+    the last few steps before a small limit, where gates overshoot.) Its multiplier grows by ``rate`` times the relative
+    violation at each step that exceeds the target and restarts at zero as soon as it does not, so nothing is won by
+    being smaller than asked. What may be limited and how is said by :class:`~edgel0.limits.Limits`, whose keywords are
+    taken here, too. ``rate`` defaults to ``100 / steps`` within [0.005, 0.5]. ``log_alpha`` is kept within ``clamp`` of
+    zero.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Budget:
     def targets(self) -> dict[str, float]:
         """Present target of each limit, in its own unit."""
         done = 1.0 if self.warmup == 0 else min(1.0, self.at / (self.warmup * self.steps))
-        return {m: d + done * (min(self.limits.maximum[m], d) - d) for m, d in self.limits.dense.items()}
+        return {m: d * min(self.limits.maximum[m] / d, 1.0) ** done for m, d in self.limits.dense.items()}
 
     def expected(self) -> dict[str, Tensor]:
         """Return the expected cost of each limited metric under P(z != 0)."""

@@ -15,7 +15,7 @@ from edgel0.errors import BudgetError, nearest
 from edgel0.exporters.precision import SMALLER
 from edgel0.importing import load_function
 from edgel0.quantities import Kind, parse_limit
-from edgel0.types import Limit
+from edgel0.types import SHARES, Limit
 
 SCHEMA = 1
 
@@ -61,10 +61,11 @@ class Training:
     @property
     def phases(self) -> tuple[int, int, int]:
         """Epochs of the dense, the gating and the settle phase."""
-        shares = (0.25, 0.4, 0.35)
+        first, last = round(self.epochs * SHARES[0]), round(self.epochs * SHARES[2])
+        usual = (first, max(self.epochs - first - last, 1), last)
         given = (self.dense_epochs, self.gating_epochs, self.settle_epochs)
-        dense, gating, settle = (round(self.epochs * s) if n is None else n for n, s in zip(given, shares, strict=True))
-        return dense, max(gating, 1), settle
+        dense, gating, settle = (n if own is None else own for own, n in zip(given, usual, strict=True))
+        return dense, gating, settle
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Gating:
 
     learning_rate: float = _bounded(0.0, 0)
     multiplier_rate: float = _bounded(0.0, 0)
-    open_probability: float = _bounded(0.97, 0, 0.9999, above=True)
+    open_probability: float = _bounded(0.99, 0, 0.9999, above=True)
     temperature: float = _bounded(2 / 3, 0, 0.9999, above=True)
     clamp: float = _bounded(10.0, 3, 80)
     warmup: float = _bounded(0.8, 0, 1)

@@ -19,9 +19,8 @@ from edgel0.errors import SlimError, TrainingError, UsageError
 from edgel0.masks import RULE, stabilize
 from edgel0.sharding import reshard, sharded, spread, whole
 from edgel0.shrinking import closed_units, shrink_, spared
-from edgel0.types import Masks
+from edgel0.types import PHASES, SHARES, Masks
 
-PHASES = ("dense", "gating", "settle")
 WORTH = 0.9  # shrinking takes the time of some steps: only when this share of the MACs or less would be left
 RESERVE = 0.05  # of a limit, or a whole unit: closed units of so much cost stay in each group while gates train
 LOOKS = 100  # how often in the gating phase the closed units are counted
@@ -58,7 +57,7 @@ class Schedule:
         steps: of the optimizer in all, or a tuple of three, one per phase.
         dense: share of the steps before gating; 0 for a model that is trained already.
         settle: share of the steps at the fixed mask.
-        gate_lr: learning rate of ``log_alpha``. The default, ``60 / gating steps`` within [0.01, 0.1], lets a gate
+        gate_lr: learning rate of ``log_alpha``. The default, ``60 / gating steps`` within [0.01, 0.5], lets a gate
             cross the range from open to closed several times within its phase, whatever the weights' own rate is.
         shrink: cut closed units out while training. What cannot shrink trains at full size; ``refused`` says why.
 
@@ -73,8 +72,8 @@ class Schedule:
         optimizer: Optimizer | None = None,
         *,
         steps: int | tuple[int, int, int],
-        dense: float = 0.25,
-        settle: float = 0.35,
+        dense: float = SHARES[0],
+        settle: float = SHARES[2],
         gate_lr: float | None = None,
         shrink: bool = True,
     ) -> None:
@@ -92,7 +91,7 @@ class Schedule:
             )
         self.steps = split(steps, dense, settle)
         self.budget.steps = self.steps[1]
-        rate = min(max(60 / self.steps[1], 0.01), 0.1) if gate_lr is None else gate_lr
+        rate = min(max(60 / self.steps[1], 0.01), 0.5) if gate_lr is None else gate_lr
         self.gate_optimizer = torch.optim.Adam([self.gates.log_alpha], lr=rate, fused=True)
         self.at = 0
         self.refused = "" if shrink else "it was not asked for"

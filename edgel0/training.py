@@ -35,10 +35,10 @@ from edgel0.limits import Limits
 from edgel0.masks import masked
 from edgel0.recipe import Recipe
 from edgel0.samples import Data, accuracy
-from edgel0.scheduling import PHASES, Schedule
+from edgel0.scheduling import Schedule
 from edgel0.shrinking import restore_
 from edgel0.staging import CHECKPOINT
-from edgel0.types import Masks
+from edgel0.types import PHASES, Masks
 
 TIMED = 50  # the step time that is shown is the median of so many
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+PHASES = ("dense", "gating", "settle")
+# What each phase gets of a run. A dense phase that ends early leaves weights that gates can tell little from, a gating
+# phase that ends late leaves the mask too few steps; and the sooner the network is small, the sooner the run is over.
+SHARES = (1 / 4, 1 / 3, 5 / 12)
+
 
 @dataclass(frozen=True)
 class Group:

@@ -36,11 +36,11 @@ def advance(budget, count=1):
 
 
 @pytest.mark.parametrize("warmup", [0.5, 0.8, 1.0])
-def test_targets_move_linearly_and_stay(warmup):
+def test_targets_fall_by_equal_factors_and_stay(warmup):
     budget = Budget(gated(), macs=0.25, params=14, steps=20, warmup=warmup)
     for at in range(25):
         done = min(1, at / (20 * warmup))
-        assert budget.targets() == pytest.approx({"macs": 20 - 15 * done, "params": 26 - 12 * done})
+        assert budget.targets() == pytest.approx({"macs": 20 * 0.25**done, "params": 26 * (14 / 26) ** done})
         advance(budget)
 
 

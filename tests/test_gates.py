@@ -215,7 +215,7 @@ def test_one_float32_gate_per_unit_in_the_state_dict():
     assert gates.coupling.units == 14
     assert gates.log_alpha.shape == (14,)
     assert gates.log_alpha.dtype == torch.float32
-    torch.testing.assert_close(gates.probability(), torch.full((14,), 0.97))
+    torch.testing.assert_close(gates.probability(), torch.full((14,), 0.99))
     state = net.state_dict()
     assert state[f"{NAME}.log_alpha"].shape == (14,)
     raw = {key.replace("parametrizations.", "").removesuffix(".original") for key in state}

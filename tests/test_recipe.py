@@ -15,17 +15,17 @@ MISTAKES = {
     "unknown key": ("batch_size", "bach_size", 13, ["unknown key 'bach_size'", "did you mean 'batch_size'"]),
     "unknown key of model": ('build = "tiny', 'bild = "tiny', 6, ["unknown key 'bild'", "did you mean 'build'"]),
     "unknown limit": ('macs = "30 %"', 'mac = "30 %"', 21, ["unknown key 'mac'", "did you mean 'macs'"]),
-    "a word for a number": ("3e-3", '"fast"', 12, ["'fast' is str", "int or float is needed"]),
+    "a word for a number": ("1e-2", '"fast"', 12, ["'fast' is str", "int or float is needed"]),
     "a float for an integer": ("batch_size = 60", "batch_size = 6.5", 13, ["6.5 is float", "int is needed"]),
     "a bool for an integer": ("batch_size = 60", "batch_size = true", 13, ["True is bool"]),
     "zero": ("batch_size = 60", "batch_size = 0", 13, ["0 was found", "at least 1"]),
-    "above only": ("3e-3", "0.0", 12, ["0.0 was found", "above 0"]),
+    "above only": ("1e-2", "0.0", 12, ["0.0 was found", "above 0"]),
     "too much": ("distill = true", "distill_weight = 1.5", 17, ["1.5 was found", "at most 1 "]),
     "a number for a switch": ("distill = true", "distill = 1", 17, ["1 is int", "true or false is needed"]),
     "a teacher that is no function": ("distill = true", 'teacher = "big"', 17, ['"module:function" is needed']),
     "an augmentation of another kind": ('load = "tiny:load"', 'load = "tiny:load"\naugment = 3', 10, ["3 is int"]),
-    "nan": ("3e-3", "nan", 12, ["nan was found"]),
-    "infinity": ("3e-3", "inf", 12, ["inf was found", "at most 1,000,000,000"]),
+    "nan": ("1e-2", "nan", 12, ["nan was found"]),
+    "infinity": ("1e-2", "inf", 12, ["inf was found", "at most 1,000,000,000"]),
     "more seconds than measuring has": ("min_secs = 0.0", "min_secs = 200", 29, ["200 was found", "at most 150"]),
     "negative seed": ("seed = 3", "seed = -1", 3, ["-1 was found"]),
     "huge seed": ("seed = 3", f"seed = {2**70}", 3, ["at most 4,294,967,295"]),
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_recipe(tmp_path, content):
 def test_every_field_of_a_table_is_read(tmp_path):
     recipe = read_recipe(project(tmp_path, ('formats = ["pt2"]', 'formats = ["pt2", "onnx", "pt2"]\nlayout = "nhwc"')))
     assert recipe.train == Training(
-        learning_rate=3e-3, batch_size=60, dense_epochs=2, gating_epochs=4, settle_epochs=2, distill=True, threads=1
+        learning_rate=1e-2, batch_size=60, dense_epochs=2, gating_epochs=4, settle_epochs=2, distill=True, threads=1
     )
     assert recipe.gates == Gating()
     assert recipe.export == Exports(("pt2", "onnx"), "nhwc", 20)
@@ -152,10 +152,10 @@ def test_defaults_are_within_their_own_bounds(tmp_path):
 @pytest.mark.parametrize(
     ("given", "phases"),
     [
-        ({}, (9, 14, 12)),
-        ({"epochs": 100}, (25, 40, 35)),
+        ({}, (9, 11, 15)),
+        ({"epochs": 100}, (25, 33, 42)),
         ({"epochs": 1}, (0, 1, 0)),
-        ({"epochs": 20, "dense_epochs": 0}, (0, 8, 7)),
+        ({"epochs": 20, "dense_epochs": 0}, (0, 7, 8)),
         ({"dense_epochs": 3, "gating_epochs": 4, "settle_epochs": 5}, (3, 4, 5)),
     ],
 )

@@ -14,7 +14,7 @@ NEVER = ("never", 0, 0.0)
 VARIANTS = {
     "shrinking": [],
     "a size written out": [("tiny:build", "tiny:build_fixed")],
-    "sgd": [("learning_rate = 3e-3", 'learning_rate = 5e-2\noptimizer = "sgd"'), ("distill = true\n", "")],
+    "sgd": [("learning_rate = 1e-2", 'learning_rate = 5e-2\noptimizer = "sgd"'), ("distill = true\n", "")],
 }
 LIMIT = "limit: macs 11,520 of 38,400 (30.0 %), smallest reachable 913"
 MOMENTS = [  # phase, epoch, share of it, and what the second run says first
@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path, what):
         "weights": "\n_build = build\ndef build():\n    torch.rand(1)\n    return _build()\n",
         "data": "\n_load = load\ndef load():\n    a, b, c, d = _load()\n    return a + 1e-3, b, c, d\n",
     }
-    project(tmp_path, *([("3e-3", "2e-3")] if what == "recipe" else []), extra=changes.get(what, ""))
+    project(tmp_path, *([("1e-2", "2e-2")] if what == "recipe" else []), extra=changes.get(what, ""))
     said = run_until(recipe, tmp_path, "dense", 1, 0.0)
     assert said[:2] == ["the checkpoint is of another recipe, model, data or version; training begins anew", "dense 1"]
 
@@ -201,7 +201,7 @@ def build():
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_state(tmp_path, factors, told):
     recipe = project(tmp_path, extra=BREAKING + f"\nFACTORS = {factors}\n")
     code, _, error = edgel0("run", recipe, "--out", tmp_path)
-    paragraph(error, told, "The last good state is kept in", "Lower train.learning_rate (0.003)")
+    paragraph(error, told, "The last good state is kept in", "Lower train.learning_rate (0.01)")
     assert code == 2
     assert run_until(recipe, tmp_path, "gating", 2, 0.1)[0] == "going on after gating epoch 1"
 
@@ -215,7 +215,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
 
 
 def test_a_run_that_diverges_at_once_has_nothing_to_keep(tmp_path):
-    recipe = project(tmp_path, ("learning_rate = 3e-3", 'learning_rate = 1e9\noptimizer = "sgd"'))
+    recipe = project(tmp_path, ("learning_rate = 1e-2", 'learning_rate = 1e9\noptimizer = "sgd"'))
     code, _, error = edgel0("run", recipe, "--out", tmp_path)
     paragraph(error, "in dense epoch 1", "Lower train.learning_rate (1e+09)")
     assert code == 2 and "is kept" not in error

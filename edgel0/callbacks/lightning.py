@@ -12,7 +12,7 @@ from edgel0.callbacks.tensorboard import groups
 from edgel0.capturing import Example
 from edgel0.errors import UsageError, need
 from edgel0.scheduling import Schedule
-from edgel0.types import Masks, Slimmed
+from edgel0.types import SHARES, Masks, Slimmed
 
 need("lightning.pytorch", "lightning")
 
@@ -55,8 +55,8 @@ class L0Pruning(Callback):
         example: Example | None = None,
         *,
         module: str = "",
-        dense: float = 0.25,
-        settle: float = 0.35,
+        dense: float = SHARES[0],
+        settle: float = SHARES[2],
         gate_lr: float | None = None,
         shrink: bool = True,
         **limits: Any,

@@ -15,7 +15,7 @@ from edgel0.callbacks.tensorboard import log
 from edgel0.capturing import Example, unwrap
 from edgel0.errors import UsageError, need
 from edgel0.scheduling import Schedule
-from edgel0.types import Masks, Slimmed
+from edgel0.types import SHARES, Masks, Slimmed
 
 need("transformers", "transformers")
 need("accelerate", "transformers")
@@ -59,8 +59,8 @@ class L0Pruning(TrainerCallback):
         model: nn.Module,
         example: Example | None = None,
         *,
-        dense: float = 0.25,
-        settle: float = 0.35,
+        dense: float = SHARES[0],
+        settle: float = SHARES[2],
         gate_lr: float | None = None,
         shrink: bool = True,
         writer: SummaryWriter | None = None,

@@ -46,7 +46,7 @@ def test_figures_before_and_while_gates_move(tmp_path):
     assert figures["multiplier/params"] == 0
     dense = 8 * 24 + 24 + 24 * 24 + 24 + 24 * 4 + 4
     assert figures["target/params"] == dense
-    assert 0.9 * dense < figures["cost/params"] < dense  # P(z != 0) is 0.97 at the start
+    assert 0.9 * dense < figures["cost/params"] < dense  # P(z != 0) is 0.99 at the start
     for x, y in batches(6):
         ((model(x).logsumexp(1) - model(x)[range(16), y]).mean()).backward()
         schedule.step()

@@ -60,7 +60,7 @@ def gated(seed=0, dtype=torch.float32):
 def scheduled(model, gates, *, wrapped=None, shrink=False, steps=STEPS, limit=0.5, optimizer=None):
     """An optimizer and a schedule that closes about half of the network within a few steps."""
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=3e-3)
-    budget = edgel0.Budget(gates, macs=limit, warmup=0.3, rate=2.0, steps=steps[1])
+    budget = edgel0.Budget(gates, macs=limit, warmup=0.5, rate=2.0, steps=steps[1])
     schedule = edgel0.Schedule(
         model if wrapped is None else wrapped, budget, optimizer, steps=steps, gate_lr=0.8, shrink=shrink
     )
