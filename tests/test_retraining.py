@@ -28,6 +28,12 @@ def build():
     return Uneven()
 """
 WANTED = 'formats = ["onnx"]\nquantize = ["static_wi8_ai8"]\nmax_accuracy_drop = 0.005\nqat_epochs = 20'
+# Slowly trained, the network leans on signs that eight bits round away.
+CHANGES = (
+    ("verify = 20", "verify = 80"),
+    ('path = "slim.pt2"', 'path = "slim.onnx"'),
+    ("learning_rate = 1e-2", "learning_rate = 5e-3"),
+)
 
 
 class Small(nn.Module):
@@ -98,8 +104,7 @@ def test_what_was_learned_moves_to_a_program_of_another_batch_size_and_leaves_th
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uneven")
-    changes = ("verify = 20", "verify = 80"), ('path = "slim.pt2"', 'path = "slim.onnx"')
-    recipe = project(folder, ('formats = ["pt2"]', WANTED), *changes, extra=UNEVEN)
+    recipe = project(folder, ('formats = ["pt2"]', WANTED), *CHANGES, extra=UNEVEN)
     code, out, error = edgel0("run", recipe, "--out", folder / "runs")
     assert (code, error) == (0, ""), error
     return folder / "runs" / "tiny", out
@@ -129,8 +134,7 @@ def test_float_files_have_the_weights_of_before(run):
 @pytest.mark.parametrize("rate", ["1e-9", "1e9"])
 def test_what_training_cannot_mend_keeps_layers_in_float(tmp_path, rate):
     wanted = WANTED.replace("qat_epochs = 20", f"qat_epochs = 1\nqat_learning_rate = {rate}")
-    changes = ("verify = 20", "verify = 80"), ('path = "slim.pt2"', 'path = "slim.onnx"')
-    recipe = project(tmp_path, ('formats = ["pt2"]', wanted), *changes, extra=UNEVEN)
+    recipe = project(tmp_path, ('formats = ["pt2"]', wanted), *CHANGES[:2], extra=UNEVEN.replace("150", "500"))
     code, out, error = edgel0("run", recipe, "--out", tmp_path / "runs")
     assert (code, error) == (0, ""), error
     result = json.loads((tmp_path / "runs/tiny/result.json").read_text())
