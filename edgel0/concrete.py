@@ -16,9 +16,12 @@ def stretch(s: Tensor) -> Tensor:
     return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
-def sample(log_alpha: Tensor, u: Tensor, beta: float = BETA) -> Tensor:
-    """Draw z from uniform ``u`` in (0, 1), of the shape of ``log_alpha`` (equation 10)."""
-    return stretch(torch.sigmoid(torch.add(torch.logit(u) / beta, log_alpha, alpha=1 / beta)))
+def sample(log_alpha: Tensor, u: Tensor, beta: float = BETA, noise: Tensor | float = 1.0) -> Tensor:
+    """Draw z from uniform ``u`` in (0, 1), of the shape of ``log_alpha`` (equation 10), its ``noise`` scaled.
+
+    At noise 0 this is :func:`median_gate`.
+    """
+    return stretch(torch.sigmoid(torch.add(torch.logit(u) * (noise / beta), log_alpha, alpha=1 / beta)))
 
 
 def probability_open(log_alpha: Tensor, beta: float = BETA) -> Tensor:

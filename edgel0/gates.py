@@ -31,7 +31,7 @@ class Gates(nn.Module):
     ``log_alpha`` has shape ``(units,)`` and is always float32. In training a gate is sampled once per forward of the
     model, in eval mode it follows :func:`median_gate`; once ``fixed``, it is what ``mask`` says. The noise is a
     function of ``seed`` and of the number of the draw (:mod:`edgel0.noise`), so checkpoints, the ranks of a distributed
-    run and repeated forwards of gradient checkpointing have the same.
+    run and repeated forwards of gradient checkpointing have the same; ``noise`` scales it, 1 is the paper's.
     """
 
     log_alpha: nn.Parameter
@@ -42,6 +42,7 @@ class Gates(nn.Module):
     words: Tensor
     order: Tensor
     waiting: Tensor
+    noise: Tensor
     idle: bool  # in the present forward every gate is 1 and learns nothing
 
     def __init__(self, coupling: Coupling, open_probability: float, temperature: float = BETA) -> None:
@@ -56,6 +57,7 @@ class Gates(nn.Module):
         self.register_buffer("words", words(coupling.units), persistent=False)
         self.register_buffer("order", torch.zeros(0, dtype=torch.int64), persistent=False)
         self.register_buffer("waiting", torch.tensor(False), persistent=False)
+        self.register_buffer("noise", torch.tensor(1.0), persistent=False)
         self.sizes: list[int] = []  # of each reader's part of ``order``
         self.held = False
         self.coupling = coupling
@@ -121,7 +123,7 @@ class Gates(nn.Module):
                 still = still + 0 * whole(self.log_alpha)  # DistributedDataParallel waits for every gradient
             self._set(still)
         else:
-            self._set(sample(whole(self.log_alpha, averaged=True), self._noise(), self.temperature))
+            self._set(sample(whole(self.log_alpha, averaged=True), self._noise(), self.temperature, self.noise))
 
     def fix(self, mask: Tensor) -> None:
         """From now on gates are exactly ``mask``, a bool tensor of shape ``(units,)``."""

@@ -73,13 +73,16 @@ class Gating:
     """How gates are trained: see :class:`~edgel0.scheduling.Schedule`, :class:`~edgel0.budget.Budget`, ``attach``.
 
     ``learning_rate`` and ``multiplier_rate`` 0 choose one by the number of steps. ``warmup`` is the share of the gating
-    phase in which the target moves: one that arrives early overshoots, for closed gates rarely open again.
+    phase in which the target moves: one that arrives early overshoots, for closed gates rarely open again. ``noise`` is
+    that of the first draw; it falls to none.
     """
 
     learning_rate: float = _bounded(0.0, 0)
     multiplier_rate: float = _bounded(0.0, 0)
     open_probability: float = _bounded(0.99, 0, 0.9999, above=True)
     temperature: float = _bounded(2 / 3, 0, 0.9999, above=True)
+    noise: float = _bounded(1.0, 0, 1, above=True)
+    redundancy: bool = True
     clamp: float = _bounded(10.0, 3, 80)
     warmup: float = _bounded(0.8, 0, 1)
 

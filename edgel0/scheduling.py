@@ -17,7 +17,8 @@ from edgel0.capturing import unwrap
 from edgel0.cost import sums
 from edgel0.errors import SlimError, TrainingError, UsageError
 from edgel0.masks import RULE, stabilize
-from edgel0.sharding import reshard, sharded, spread, whole
+from edgel0.redundancy import Redundancy
+from edgel0.sharding import replicated, reshard, sharded, spread, whole
 from edgel0.shrinking import closed_units, shrink_, spared
 from edgel0.types import PHASES, SHARES, Masks
 
@@ -57,6 +58,10 @@ class Schedule:
         steps: of the optimizer in all, or a tuple of three, one per phase.
         dense: share of the steps before gating; 0 for a model that is trained already.
         settle: share of the steps at the fixed mask.
+        noise: of the first draw, as a share of the paper's; from there it falls to none at the end of the gating phase,
+            so that what the mask is made of is what the weights have been trained with.
+        redundancy: have a gate count for as much of what closing it costs as its fellows cannot learn to take over
+            (:mod:`edgel0.redundancy`), not for all that it costs at once.
         gate_lr: learning rate of ``log_alpha``. The default, ``60 / gating steps`` within [0.01, 0.5], lets a gate
             cross the range from open to closed several times within its phase, whatever the weights' own rate is.
         shrink: cut closed units out while training. What cannot shrink trains at full size; ``refused`` says why.
@@ -75,6 +80,8 @@ class Schedule:
         dense: float = SHARES[0],
         settle: float = SHARES[2],
         gate_lr: float | None = None,
+        noise: float = 1.0,
+        redundancy: bool = True,
         shrink: bool = True,
     ) -> None:
         self.model, self.budget, self.optimizer, self.gates = model, budget, optimizer, budget.gates
@@ -89,7 +96,9 @@ class Schedule:
                 f"this {type(optimizer).__name__} holds none of the parameters of this {type(model).__name__}; make it "
                 "from model.parameters() after attach and, in a sharded run, after fully_shard."
             )
-        self.steps = split(steps, dense, settle)
+        if not 0 < noise <= 1:
+            raise UsageError(f"noise is {noise!r}; it must lie above 0, where gates would not part, and up to 1.")
+        self.steps, self.noise = split(steps, dense, settle), noise
         self.budget.steps = self.steps[1]
         rate = min(max(60 / self.steps[1], 0.01), 0.5) if gate_lr is None else gate_lr
         self.gate_optimizer = torch.optim.Adam([self.gates.log_alpha], lr=rate, fused=True)
@@ -99,6 +108,7 @@ class Schedule:
         self.left = np.arange(self.original.units + 1)  # the units of the model as it is now, by their first numbers
         self.report: dict[str, float] = {}
         self.probability: np.ndarray | None = None
+        self.redundancy = Redundancy(unwrap(model), self.gates) if redundancy else None
         self.gates.synchronize()
         self._enter()
 
@@ -173,12 +183,16 @@ class Schedule:
                 "call model.train() before the forward. What has to stay in eval mode, as a batch norm that is kept "
                 "frozen, can be put back by itself; the gates are in train mode after gates.train()."
             )
+        if self.redundancy is not None and self.phase != "settle":
+            self.redundancy.watch()
         if self.phase == "gating":
             scaled = scaler if log_alpha.grad is not None and scaler is not None and scaler.is_enabled() else None
             if scaled is not None:
                 scaled.unscale_(self.gate_optimizer)
             elif log_alpha.grad is not None:
                 self._check(whole(log_alpha.grad))
+            if log_alpha.grad is not None and self.redundancy is not None:
+                log_alpha.grad *= replicated(self.redundancy.share, log_alpha.grad)
             pull = self.budget.pull()  # not through backward(), which would set off the hooks of distributed wrappers
             if pull is not None:
                 log_alpha.grad = pull if log_alpha.grad is None else log_alpha.grad + pull
@@ -249,6 +263,7 @@ class Schedule:
             "groups": [group.size for group in self.original.groups],
             "left": torch.from_numpy(self.left),
             "budget": self.budget.state_dict(),
+            "redundancy": None if self.redundancy is None else self.redundancy.state_dict(),
             "gates": _each(lambda t: whole(t).clone(), self.gate_optimizer.state_dict()),
             "report": dict(self.report),
             "probability": None if self.probability is None else torch.from_numpy(self.probability),
@@ -282,12 +297,16 @@ class Schedule:
         self.budget.load_state_dict(state["budget"])
         log_alpha = self._log_alpha()
         self.gate_optimizer.load_state_dict(_each(lambda t: spread(t, log_alpha) if t.dim() else t, state["gates"]))
+        if self.redundancy is not None and state["redundancy"] is not None:
+            self.redundancy.load_state_dict(state["redundancy"])
         self.report, self.refused = dict(state["report"]), self.refused or str(state["refused"])
         self.probability = None if state["probability"] is None else state["probability"].numpy()
         self._enter()
 
     def _enter(self) -> None:
         self.gates.held = self.phase == "dense"
+        if self.phase == "gating":
+            self.gates.noise.fill_(self.noise * (1 - (self.at - self.steps[0]) / self.steps[1]))
 
     def _shrink_if_worth(self) -> None:
         masks = closed_units(self.gates)
@@ -341,6 +360,8 @@ class Schedule:
             self.refused = str(error)
             return
         self.left = self.left[masks.open]
+        if self.redundancy is not None:
+            self.redundancy.follow(masks.open)
         if self.probability is not None:
             self.probability = self.probability[masks.open]
 

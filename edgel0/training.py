@@ -147,6 +147,8 @@ class _Run:
             budget,
             steps=(self.steps["dense"], self.steps["gating"], self.steps["settle"]),
             gate_lr=recipe.gates.learning_rate or None,
+            noise=recipe.gates.noise,
+            redundancy=recipe.gates.redundancy,
             shrink=self.settings.shrink,
         )
         self.augment = recipe.function(recipe.augment) if recipe.augment else None

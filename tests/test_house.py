@@ -16,8 +16,8 @@ PACKAGE = ROOT / "edgel0"
 ORDER = """
     errors heap types quantities naming importing staging refusing explaining preserving capturing units rules moving
     mixing flow excluding tracing totals cost reaching floors closing limits noise concrete sharding gates attaching
-    budget masks ranking resizing slimming fitting shrinking scheduling callbacks files exporters checks devices samples
-    checkpoints recipe inspecting distilling training retraining delivering results report running cli
+    redundancy budget masks ranking resizing slimming fitting shrinking scheduling callbacks files exporters checks
+    devices samples checkpoints recipe inspecting distilling training retraining delivering results report running cli
 """.split()  # noqa: SIM905  a list of words reads best as words
 AGAINST = {("types", "ranking")}  # Masks.rank, a way to make masks, stands beside Masks.random and needs the stages
 PUBLIC = {
