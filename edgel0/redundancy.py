@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from edgel0.gates import Gates, ReaderGate, gated_weights
 from edgel0.sharding import whole
 
-WATCHED = 4  # steps: in one of so many the gradients are looked at
-SOLVED = 8  # looks: after so many the shares are found anew
+WATCHED = 8  # steps: in one of so many the gradients are looked at
+SOLVED = 4  # looks: after so many the shares are found anew
 MEMORY = 0.99  # by which what was seen fades from look to look
 RIDGE = 0.01  # of a unit's own power: what counts as noise
 BLOCK = 512  # units of a wider reader are compared with so many of their fellows only
@@ -100,7 +100,7 @@ class Redundancy:
         self.at, self.share = int(state["at"]), state["share"].to(device)
         self.blocks = [
             [
-                Block(units.to(device), _columns(gate.index, units.to(device)), gram.to(device), float(rows))
+                Block(units.to(device), _columns(gate.index, units.to(device)), gram.to(device, copy=True), float(rows))
                 for units, gram, rows in blocks
             ]
             for (_, gate), blocks in zip(self.places, state["seen"], strict=True)
@@ -130,9 +130,8 @@ def _add(block: Block, rows: Tensor) -> None:
         rows = rows[:, block.columns.reshape(-1)]
     rows = rows.reshape(-1, block.units.numel())
     gram = rows.T @ rows
-    power = gram.diagonal().sum()
-    sound = torch.isfinite(power) & (power > 0)
-    block.gram = MEMORY * block.gram + torch.where(sound, gram / power, torch.zeros_like(gram))
+    gram /= gram.diagonal().sum()
+    block.gram.mul_(MEMORY).add_(gram.nan_to_num_(0, 0, 0))  # of nothing but zeros, or with an infinite one: 0 / 0
     block.rows = MEMORY * block.rows + rows.shape[0]
 
 

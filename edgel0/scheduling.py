@@ -297,7 +297,7 @@ class Schedule:
         self.budget.load_state_dict(state["budget"])
         log_alpha = self._log_alpha()
         self.gate_optimizer.load_state_dict(_each(lambda t: spread(t, log_alpha) if t.dim() else t, state["gates"]))
-        if self.redundancy is not None and state["redundancy"] is not None:
+        if self.redundancy is not None and state.get("redundancy") is not None:
             self.redundancy.load_state_dict(state["redundancy"])
         self.report, self.refused = dict(state["report"]), self.refused or str(state["refused"])
         self.probability = None if state["probability"] is None else state["probability"].numpy()

@@ -108,7 +108,7 @@ def test_a_unit_that_says_the_same_as_another_counts_little():
         net.first.weight *= 4  # else eight units are nearly linear in four inputs
         net.first.weight[1] = net.first.weight[0]
         net.first.bias[1] = net.first.bias[0]
-    seen, _ = watched(net, torch.randn(1, 4), 10 * WINDOW)
+    seen, _ = watched(net, torch.randn(1, 4), 20 * WINDOW)
     twins, others = seen.share[:2], seen.share[2:8]
     assert float(twins.max()) < 0.06 < 0.12 < float(others.min())
 
