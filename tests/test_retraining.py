@@ -16,10 +16,10 @@ class Uneven(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.head = nn.Conv2d(1, 12, 3, padding=1), nn.Linear(13 * 16, 4)
-        self.register_buffer("scale", torch.tensor([1.0] * 12 + [150.0]).view(1, 13, 1, 1))
+        self.register_buffer("scale", torch.tensor([1.0] * 12 + [250.0]).view(1, 13, 1, 1))
 
     def forward(self, x):
-        large = 150 * torch.sigmoid(torch.max_pool2d(x, 2))
+        large = 250 * torch.sigmoid(torch.max_pool2d(x, 2))
         x = torch.cat([torch.max_pool2d(self.conv(x).relu(), 2), large], 1)
         return self.head((x / self.scale).flatten(1))
 
@@ -32,7 +32,7 @@ WANTED = 'formats = ["onnx"]\nquantize = ["static_wi8_ai8"]\nmax_accuracy_drop =
 CHANGES = (
     ("verify = 20", "verify = 80"),
     ('path = "slim.pt2"', 'path = "slim.onnx"'),
-    ("learning_rate = 1e-2", "learning_rate = 5e-3"),
+    ("learning_rate = 1e-2", "learning_rate = 3e-3"),
 )
 
 
@@ -134,7 +134,7 @@ def test_float_files_have_the_weights_of_before(run):
 @pytest.mark.parametrize("rate", ["1e-9", "1e9"])
 def test_what_training_cannot_mend_keeps_layers_in_float(tmp_path, rate):
     wanted = WANTED.replace("qat_epochs = 20", f"qat_epochs = 1\nqat_learning_rate = {rate}")
-    recipe = project(tmp_path, ('formats = ["pt2"]', wanted), *CHANGES[:2], extra=UNEVEN.replace("150", "500"))
+    recipe = project(tmp_path, ('formats = ["pt2"]', wanted), *CHANGES[:2], extra=UNEVEN.replace("250", "500"))
     code, out, error = edgel0("run", recipe, "--out", tmp_path / "runs")
     assert (code, error) == (0, ""), error
     result = json.loads((tmp_path / "runs/tiny/result.json").read_text())

@@ -38,10 +38,10 @@ def test_every_table_renders(tmp_path, name):
 
 def test_the_stored_run_has_its_tables():
     text = render([STORED])["--markdown"]
-    assert text.startswith("## mnist-lenet5: **12.5 ×** fewer MACs, **7.5 ×** smaller, ")  # noqa: RUF001
+    assert text.startswith("## mnist-lenet5: **12.5 ×** fewer MACs, **8.7 ×** smaller, ")  # noqa: RUF001
     found = list(tables(text))
     assert [row[0] for row in found[0][2:5]] == ["accuracy", "MACs", "parameters"]
-    assert ["conv1", "20", "4", "20.0%"] in found[2]
+    assert ["conv1", "20", "5", "25.0%"] in found[2]
     assert "<" not in text and text.endswith("|\n")
 
 

@@ -187,7 +187,7 @@ def test_the_stored_run_is_whole():
     run = read_run(STORED)
     assert [timing.file for timing in run.dense.timings.values()] == ["dense.onnx", "dense.tflite"]
     assert all(timing.samples_ms for timing in run.slim.timings.values())
-    assert run.groups == {"conv1": (4, 20), "conv2": (11, 50), "fc1": (298, 500)}
+    assert run.groups == {"conv1": (5, 20), "conv2": (8, 50), "fc1": (343, 500)}
     assert sum(part.amount for part in run.slim.layers) == run.slim.costs["macs"]
 
 
