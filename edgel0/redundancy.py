@@ -48,7 +48,7 @@ class Redundancy:
     """
 
     def __init__(self, model: nn.Module, gates: Gates) -> None:
-        self.gates, self.at = gates, 0
+        self.at = 0
         self.places = [
             (chain, gate) for _, _, chain in gated_weights(model) for gate in chain if isinstance(gate, ReaderGate)
         ]

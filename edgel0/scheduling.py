@@ -183,7 +183,7 @@ class Schedule:
                 "call model.train() before the forward. What has to stay in eval mode, as a batch norm that is kept "
                 "frozen, can be put back by itself; the gates are in train mode after gates.train()."
             )
-        if self.redundancy is not None and self.phase != "settle":
+        if self.redundancy is not None:
             self.redundancy.watch()
         if self.phase == "gating":
             scaled = scaler if log_alpha.grad is not None and scaler is not None and scaler.is_enabled() else None
@@ -305,6 +305,8 @@ class Schedule:
 
     def _enter(self) -> None:
         self.gates.held = self.phase == "dense"
+        if self.phase == "settle":
+            self.redundancy = None  # its matrices would fill every checkpoint, for nothing
         if self.phase == "gating":
             self.gates.noise.fill_(self.noise * (1 - (self.at - self.steps[0]) / self.steps[1]))
 
