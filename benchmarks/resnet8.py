@@ -6,8 +6,8 @@ is there. ``--validate`` tests on the last 5,000 training images and is what set
 set is evaluated once, at the end of each row. What several rows share (the dense network of a seed, its state before
 pruning) is kept in ``--work``. ``--samples N`` is a trial with N images.
 
-A row's ``seconds`` are what it takes alone; ``seconds_shared`` of them were computed once for several rows. The
-teacher's, ``seconds_teacher``, are not among them. Accuracy is not taken in between, so no time is lost to that.
+A row's ``seconds`` are the processor's, of all threads: other work on the machine does not count. ``seconds_shared``
+of them were computed once for several rows. The teacher's, ``seconds_teacher``, are not among them. Accuracy is not taken in between, so no time is lost to that.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class Bench:
             model = ResNet8()
             model.load_state_dict(kept["state"])
             return model, kept["seconds"]
-        began = time.perf_counter()
+        began = time.process_time()
         model = make()
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         self.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             torch.save({"state": model.state_dict(), "seconds": seconds}, Path(folder) / file.name)
@@ -161,12 +161,12 @@ def edgel0_row(bench: Bench, seed: int, level: float) -> Result:
                 f"{'-'.join(map(str, tick.groups.values()))} {tick.step_ms:.1f} ms/step"
             )
 
-    began = time.perf_counter()
+    began = time.process_time()
     model = build_model(recipe)
     with tempfile.TemporaryDirectory() as work:
         found = train(recipe, model, Data(data.x_train, data.y_train, *some), Path(work), show)
     smaller = slim(found.model, found.masks)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     return kept_widths(found.masks), smaller.cost, program_accuracy(smaller, data), seconds, 0.0
 
 
@@ -174,21 +174,21 @@ def pruned_row(bench: Bench, seed: int, level: float, criterion: str, times: int
     """Prune the seed's dense start with Torch-Pruning, at once or in steps, and train on."""
     recipe, data, teacher = bench.of(seed), bench.data, bench.teacher(seed)
     model, shared = bench.started(seed, teacher)
-    began = time.perf_counter()
+    began = time.process_time()
     steps, dense = steps_of(recipe, data), counted(model, data).macs
     places = [steps["dense"] + steps["gating"] * i // times for i in range(times)]
     # Gradients on the batches of the first gating epoch, whatever the place: the same for each row of a seed.
     changes = in_steps(criterion, dense, level * dense, places, lambda: batches(recipe, data, "gating", 0))
     model = bench.fit(model, seed, ("gating", "settle"), teacher=teacher, changes=changes)
-    return measured(model, data, time.perf_counter() - began, shared)
+    return measured(model, data, time.process_time() - began, shared)
 
 
 def narrow_row(bench: Bench, seed: int, widths: tuple[int, ...]) -> Result:
     """Train a network of some widths from new weights for all epochs."""
     teacher = bench.teacher(seed)
-    began = time.perf_counter()
+    began = time.process_time()
     model = bench.fit(bench.fresh(seed, widths), seed, ("dense", "gating", "settle"), teacher=teacher)
-    out = measured(model, bench.data, time.perf_counter() - began, 0.0)
+    out = measured(model, bench.data, time.process_time() - began, 0.0)
     return widths, *out[1:]
 
 

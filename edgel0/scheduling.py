@@ -23,7 +23,7 @@ from edgel0.shrinking import closed_units, shrink_, spared
 from edgel0.types import PHASES, SHARES, Masks
 
 WORTH = 0.9  # shrinking takes the time of some steps: only when this share of the MACs or less would be left
-RESERVE = 0.05  # of a limit, or a whole unit: closed units of so much cost stay in each group while gates train
+RESERVE = 0.05  # of a limit, or a whole unit: closed units of so much cost stay while gates train
 LOOKS = 100  # how often in the gating phase the closed units are counted
 
 
@@ -323,7 +323,7 @@ class Schedule:
             self._shrink(masks)
 
     def _with_reserve(self, masks: Masks) -> Masks:
-        """Keep of each group's closed units the most probable, enough to fill a gap below a limit up with them alone.
+        """Keep of each group's closed units the most probable, enough of all groups' to fill a gap below a limit up.
 
         Stabilizing leaves such a gap where it closes a unit that costs much; what has been cut out could not fill it.
         """
@@ -337,7 +337,7 @@ class Schedule:
             trial[units[0]] = not trial[units[0]]
             prices = [abs(cost - before[key]) / limits.maximum[key] for key, cost in limits.cost(trial).items()]
             spare.append((max(prices), units[~masks.open[units]]))
-        gap = max(RESERVE, *(price for price, _ in spare))
+        gap = max(RESERVE, *(price for price, _ in spare)) / len(spare)
         for price, closed in spare:
             opened[closed[: math.ceil(min(gap / price, closed.size))] if price else closed] = True
         return Masks(masks.coupling, opened, masks.rule, masks.probability)
