@@ -7,7 +7,8 @@ set is evaluated once, at the end of each row. What several rows share (the dens
 pruning) is kept in ``--work``. ``--samples N`` is a trial with N images.
 
 A row's ``seconds`` are the processor's, of all threads: other work on the machine does not count. ``seconds_shared``
-of them were computed once for several rows. The teacher's, ``seconds_teacher``, are not among them. Accuracy is not taken in between, so no time is lost to that.
+of them were computed once for several rows. The teacher's, ``seconds_teacher``, are not among them. Accuracy is not
+taken in between, so no time is lost to that.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,11 +88,9 @@ class Budget:
             self._compile()
 
     def _compile(self) -> None:
-        """Lay out what every step evaluates, on the device of the gates."""
-        limits, device = self._limits, self.gates.log_alpha.device
-        self._costs = {key: total.to(device) for key, total in limits.costs.items()}
-        group, floor = (torch.from_numpy(each).to(device) for each in per_unit(limits.coupling, limits.floors))
-        self._floor = (group, floor) if limits.floors else None
+        """Lay out what every step evaluates."""
+        limits = self._limits
+        self._floor = per_unit(limits.coupling, limits.floors) if limits.floors else None
 
     def targets(self) -> dict[str, float]:
         """Present target of each limit, in its own unit."""
@@ -100,9 +99,9 @@ class Budget:
 
     def expected(self) -> dict[str, Tensor]:
         """Return the expected cost of each limited metric under P(z != 0)."""
-        self._follow()
-        alive = _alive(self.gates.probability())
-        return {metric: total(alive) for metric, total in self._costs.items()}
+        probability = self.gates.probability()
+        alive = torch.cat([probability.new_ones(1), probability]).cpu().double()  # 1: the pinned rest
+        return {metric: total(alive) for metric, total in self.limits.costs.items()}
 
     def penalty(self) -> Tensor:
         """Sum of multiplier times relative violation, to be added to the loss.
@@ -111,36 +110,38 @@ class Budget:
         close.
         """
         probability = self.gates.probability()
-        value, slope = self._evaluate(probability.detach())
+        value, slope = self._evaluate(_array(probability))
         penalty = torch.tensor(value, dtype=torch.float32, device=probability.device)
-        return penalty if slope is None else penalty + (slope * (probability - probability.detach())).sum()
+        if slope is None:
+            return penalty
+        return penalty + (torch.from_numpy(slope).to(probability) * (probability - probability.detach())).sum()
 
     def pull(self) -> Tensor | None:
         """Return the gradient of :meth:`penalty` with respect to ``log_alpha``, None where nothing pulls."""
-        with torch.no_grad():
-            probability = self.gates.probability()
-            _, slope = self._evaluate(probability)
-            if slope is None:
-                return None
-            return spread(slope * probability * (1 - probability), self.gates.log_alpha)
+        probability = _array(self.gates.probability())
+        _, slope = self._evaluate(probability)
+        if slope is None:
+            return None
+        log_alpha = self.gates.log_alpha
+        pull = torch.from_numpy(slope * probability * (1 - probability))
+        return spread(pull.to(log_alpha.device, torch.float32), log_alpha)
 
-    def _evaluate(self, probability: Tensor) -> tuple[float, Tensor | None]:
+    def _evaluate(self, probability: np.ndarray) -> tuple[float, np.ndarray | None]:
         """Return the penalty, and its gradient with respect to P(z != 0), ``(units,)``; note the violations."""
-        self._follow()
-        targets, alive = self.targets(), _alive(probability)
+        costs, targets, alive = self.limits.costs, self.targets(), np.append(1.0, probability)
         penalty, pull = 0.0, None
-        for metric, total in self._costs.items():
+        for metric, total in costs.items():
             multiplier = self.multipliers[metric]
-            cost, slope = total.slope(alive) if multiplier else (total(alive), None)
-            violation = float(cost) / targets[metric] - 1
+            cost, slope = total.slope(alive)
+            violation = cost / targets[metric] - 1
             self._violations[metric] = violation
-            if slope is not None:
+            if multiplier:
                 penalty += multiplier * violation
                 slope = slope[1:] * (multiplier / targets[metric])
                 pull = slope if pull is None else pull + slope
         if pull is not None and self._floor is not None:
-            pull = pull.masked_fill(foremost(probability, *self._floor), 0)
-        return penalty, None if pull is None else pull.float()
+            pull[foremost(probability, *self._floor)] = 0
+        return penalty, pull
 
     def step(self) -> None:
         """Move multipliers and target by one step, and keep ``log_alpha`` within its range."""
@@ -164,6 +165,5 @@ class Budget:
         self._violations = {metric: float(state["violations"][metric]) for metric in self._violations}
 
 
-def _alive(probability: Tensor) -> Tensor:
-    """Put the pinned rest, which is there for certain, before the units' probabilities."""
-    return torch.cat([probability.new_ones(1), probability]).double()
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from edgel0.errors import BudgetError, SlimError
 from edgel0.naming import covers, refuse_unmatched
@@ -63,16 +62,15 @@ def per_unit(coupling: Coupling, floors: Mapping[str, int]) -> tuple[np.ndarray,
     return np.repeat(np.arange(len(sizes)), sizes), np.repeat(np.array(counts, np.int64), sizes)
 
 
-def foremost(probability: torch.Tensor, group: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
+def foremost(probability: np.ndarray, group: np.ndarray, floor: np.ndarray) -> np.ndarray:
     """Tell of each unit whether it is among the most probable ``floor`` of its group; all of shape ``(units,)``.
 
     ``group`` numbers the groups in the order in which the units lie, without a gap.
     """
-    order = probability.argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]  # group by group now, the most probable first
-    size = torch.bincount(group)
-    rank = torch.arange(len(order), device=order.device) - (size.cumsum(0) - size)[group[order]]
-    chosen = torch.zeros_like(group, dtype=torch.bool)
+    order = np.lexsort((-probability, group))  # group by group, the most probable first
+    size = np.bincount(group)
+    rank = np.arange(len(order)) - (size.cumsum() - size)[group[order]]
+    chosen = np.zeros(len(order), bool)
     chosen[order] = rank < floor[order]
     return chosen
 
@@ -105,6 +103,5 @@ def anchors(coupling: Coupling, floors: Mapping[str, int], probability: np.ndarr
     kept = np.zeros(coupling.units + 1, bool)
     kept[0] = True
     if floors:
-        group, floor = (torch.from_numpy(each) for each in per_unit(coupling, floors))
-        kept[1:] = foremost(torch.from_numpy(probability[1:]), group, floor).numpy()
+        kept[1:] = foremost(probability[1:], *per_unit(coupling, floors))
     return kept

@@ -59,6 +59,7 @@ class Gates(nn.Module):
         self.register_buffer("waiting", torch.tensor(False), persistent=False)
         self.register_buffer("noise", torch.tensor(1.0), persistent=False)
         self.sizes: list[int] = []  # of each reader's part of ``order``
+        self.shapes: list[tuple[int, ...]] = []  # and what it is seen as, beside the reader's weight
         self.held = False
         self.coupling = coupling
         self._settled = False  # what ``fixed`` says, for a forward that must not wait for a device
@@ -92,10 +93,10 @@ class Gates(nn.Module):
         return self._with_pinned(self._still())
 
     def values_at(self, reader: ReaderGate) -> Tensor:
-        """Present values at one reader: one per unit of its ``index``, or ``reader.repeats`` of each."""
+        """Present values at one reader, of a shape that its weight's can be multiplied with."""
         if self.training and self._drawn is not None:
             return self._parts[reader.slot]
-        return self.values().index_select(0, reader.index)
+        return self.values().index_select(0, reader.index).view(-1, *[1] * len(reader.around))
 
     def seat(self, model: nn.Module) -> None:
         """See which gates the readers in ``model`` want, to hand out all of them by one operator."""
@@ -104,12 +105,13 @@ class Gates(nn.Module):
             for gate in chain:
                 if isinstance(gate, ReaderGate):
                     gate.slot = len(readers)
-                    gate.repeats = chain.original.shape[gate.axis + 1 :].numel()
-                    gate.repeats = gate.repeats if gate.repeats <= REPEATS else 1
+                    within = chain.original.shape[gate.axis + 1 :]
+                    gate.around = within if within.numel() <= REPEATS else torch.Size([1] * len(within))
                     readers.append(gate)
-        orders = [gate.index.repeat_interleave(gate.repeats) for gate in readers]
+        orders = [gate.index.repeat_interleave(gate.around.numel()) for gate in readers]
         self.order = torch.cat([self.order[:0], *orders])  # units that only operators without weights read have none
         self.sizes = [order.numel() for order in orders]
+        self.shapes = [(gate.index.numel(), *gate.around) for gate in readers]
 
     def draw(self) -> None:
         """Sample all gates for one forward, in training; shared by every reader of a unit."""
@@ -180,7 +182,10 @@ class Gates(nn.Module):
 
     def _set(self, z: Tensor) -> None:
         self._drawn = self._with_pinned(z)
-        self._parts = torch.split(self._drawn.index_select(0, self.order), self.sizes)
+        parts = torch.split(self._drawn.index_select(0, self.order), self.sizes)
+        self._parts = tuple(
+            part.view(shape) if len(shape) > 1 else part for part, shape in zip(parts, self.shapes, strict=True)
+        )
 
     @staticmethod
     def _with_pinned(z: Tensor) -> Tensor:
@@ -211,7 +216,7 @@ class Gates(nn.Module):
             assert buffer is not None
             twin.register_buffer(name, buffer.clone(), persistent=name not in self._non_persistent_buffers_set)
         twin.held, twin.coupling, twin.training = self.held, self.coupling, self.training
-        twin.temperature, twin.sizes, twin._ahead = self.temperature, self.sizes, Ahead()
+        twin.temperature, twin.sizes, twin.shapes, twin._ahead = self.temperature, self.sizes, self.shapes, Ahead()
         twin._settled, twin._full, twin._drawn, twin._parts = self._settled, self._full, None, ()
         return twin
 
@@ -226,17 +231,15 @@ class ReaderGate(nn.Module):
         self._gates = [gates]  # in a list: the gates belong to the model, not to each of their readers
         self.axis = axis
         self.register_buffer("index", index, persistent=False)
-        self.slot, self.repeats = 0, 1  # both by Gates.seat
+        self.slot, self.around = 0, torch.Size()  # both by Gates.seat; sizes behind the axis, for which gates repeat
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the gated weight, of the same shape."""
         gates = self._gates[0]
         if gates.training and gates.idle:
             return weight
-        z = gates.values_at(self).to(weight.dtype)
-        count, within = self.index.numel(), weight.shape[self.axis + 1 :]
-        around = [1] * len(within) if z.numel() == count else within
-        return weight * z.view(*[1] * self.axis, count, *around)
+        z = gates.values_at(self)
+        return weight * (z if z.dtype == weight.dtype else z.to(weight.dtype))
 
 
 def gated_weights(model: nn.Module) -> Iterator[tuple[nn.Module, str, parametrize.ParametrizationList]]:

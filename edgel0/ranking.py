@@ -204,8 +204,7 @@ def _saved(limits: Limits, opened: np.ndarray) -> np.ndarray:
     exceeded = [metric for metric, cost in limits.cost(opened).items() if cost > limits.maximum[metric]]
     if not exceeded:
         return np.ones(opened.size)
-    alive = torch.from_numpy(opened).double()
-    slopes = [limits.costs[metric].slope(alive)[1].numpy() / limits.maximum[metric] for metric in exceeded]
+    slopes = [limits.costs[metric].slope(opened.astype(float))[1] / limits.maximum[metric] for metric in exceeded]
     saved: np.ndarray = np.sum(slopes, axis=0)
     return saved
 

@@ -2,7 +2,8 @@
 
 A *live count* is how many units live on an axis. Whatever is evaluated takes ``alive``, float64 of shape ``(units +
 1,)``: 1 or 0 per unit, or P(z != 0); entry 0 is the pinned rest and 1. With a mask it gives that mask's cost, with
-probabilities an expectation. Gradients are worked out here: a tape would take longer than what is on it.
+probabilities an expectation. Gradients are worked out here, by NumPy: a training step asks for one, and a tape, or
+torch's operators on a few hundred numbers, would take longer than the arithmetic.
 """
 
 from __future__ import annotations
@@ -36,12 +37,8 @@ class Total(Protocol):
         """Evaluate for ``alive`` of shape ``(units + 1,)``; a scalar."""
         ...
 
-    def slope(self, alive: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def slope(self, alive: np.ndarray) -> tuple[float, np.ndarray]:
         """Return what a call returns and its gradient, ``(units + 1,)``."""
-        ...
-
-    def to(self, device: torch.device) -> Total:
-        """Move to a device."""
         ...
 
 
@@ -65,15 +62,17 @@ class Sum:
 
     def each(self, alive: torch.Tensor) -> torch.Tensor:
         """Evaluate every product, ``(products,)``."""
+        counts = alive.new_zeros(self.height).index_add(0, self.rows, alive[self.units])
         value = self.scales
-        for column in self._columns(alive):
+        for column in counts[self.factors].unbind():
             value = value * column
         return value
 
-    def slope(self, alive: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def slope(self, alive: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, np.ndarray]:
         """Return the sum and its gradient; the products may have ``weights``, ``(products,)``."""
-        value = self.scales if weights is None else self.scales * weights
-        columns = self._columns(alive)
+        units, rows, factors, value = (t.numpy() for t in (self.units, self.rows, self.factors, self.scales))
+        value = value if weights is None else value * weights
+        columns = np.bincount(rows, alive[units], self.height)[factors]
         others = []  # of each factor: the product of all that stand before it, then of all others
         for column in columns:
             others.append(value)
@@ -82,21 +81,8 @@ class Sum:
         for at in reversed(range(len(columns))):
             others[at] = others[at] if behind is None else others[at] * behind
             behind = columns[at] if behind is None else behind * columns[at]
-        change = alive.new_zeros(self.height)
-        if others:
-            change.index_add_(0, self.factors.flatten(), torch.cat(others))
-        return value.sum(), torch.zeros_like(alive).index_add_(0, self.units, change[self.rows])
-
-    def _columns(self, alive: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the first factor of every product, the second, and so on, each ``(products,)``."""
-        counts = alive.new_zeros(self.height).index_add(0, self.rows, alive[self.units])
-        return counts[self.factors].unbind()
-
-    def to(self, device: torch.device) -> Sum:
-        """Move to a device."""
-        return Sum(
-            self.units.to(device), self.rows.to(device), self.height, self.scales.to(device), self.factors.to(device)
-        )
+        change = np.bincount(factors.ravel(), np.concatenate([*others, value[:0]]), self.height)
+        return float(value.sum()), np.bincount(units, change[rows], alive.size)
 
 
 @dataclass(frozen=True)
@@ -119,20 +105,14 @@ class Peak:
         change = change.index_add(0, self.ends + 1, -values)
         return change.cumsum(0).max()
 
-    def slope(self, alive: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def slope(self, alive: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the peak and its gradient."""
-        values = self.terms.each(alive)
-        change = values.new_zeros(self.length + 1)
-        change.index_add_(0, self.begins, values).index_add_(0, self.ends + 1, values, alpha=-1)
-        heights = change.cumsum(0)
-        peak = heights.max()
-        highest = (heights == peak).to(values.dtype)
-        before = torch.cat([highest.new_zeros(1), highest.cumsum(0)])
-        return peak, self.terms.slope(alive, (before[self.ends + 1] - before[self.begins]) / highest.sum())[1]
-
-    def to(self, device: torch.device) -> Peak:
-        """Move to a device."""
-        return Peak(self.terms.to(device), self.begins.to(device), self.ends.to(device), self.length)
+        begins, ends = self.begins.numpy(), self.ends.numpy() + 1
+        values = self.terms.each(torch.from_numpy(alive)).numpy()
+        heights = (np.bincount(begins, values, self.length + 1) - np.bincount(ends, values, self.length + 1)).cumsum()
+        highest = heights == heights.max()
+        before = np.append(0, highest.cumsum())
+        return float(heights.max()), self.terms.slope(alive, (before[ends] - before[begins]) / highest.sum())[1]
 
 
 def compile_sum(products: Sequence[Product]) -> Sum:
