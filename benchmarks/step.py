@@ -5,8 +5,8 @@ prints a JSON line per network: milliseconds, and percentiles of the ratio withi
 training asks for: forward and backward through the gates, the budget's penalty, the gates' own optimizer
 (``Schedule.step``); the plain one has ``optimizer.step``. Both in a process that keeps its memory, as ``edgel0 run``
 does (:mod:`edgel0.heap`): otherwise page faults, a third of the small network's time, drown the difference. ``--whole``
-times a whole run to a quarter of the MACs, in which the network shrinks, beside as many epochs of the plain one, epoch
-by epoch in alternating order. ``--store FILE.md`` writes the tables.
+times whole runs to a quarter of the MACs, in which the network shrinks, beside as many epochs of the plain one, epoch
+by epoch in alternating order: once in each of ``RUNS``. ``--store FILE.md`` writes the tables.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # name -> (ne
     "mobilenet_v2-96": (lambda: mobilenet_v2(), 96, 1000),
     "mobilenet_v2": (lambda: mobilenet_v2(), 224, 1000),
 }
+RUNS = (("float32", 1), ("bfloat16", 1), ("float32", 8))  # of --whole: precision of both sides, edgel0's round_to
 PAIRS, WARM = 30, 5
 FOREVER, STILL = 10**9, 1e-9  # steps of a phase that does not end; a rate of gates that do not move
 RATE, LEVEL = 0.01, 0.25
@@ -59,33 +60,39 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(weights, lr=RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
-def plain_step(model: nn.Module) -> Step:
+def loss_of(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> Tensor:
+    """Run the forward as a user would: bfloat16 by autocast."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        return F.cross_entropy(model(x), y)
+
+
+def plain_step(model: nn.Module, precision: str = "float32") -> Step:
     """Return what trains a network by one batch."""
     optimizer = sgd(model)
 
     def step(x: Tensor, y: Tensor) -> None:
-        F.cross_entropy(model(x), y).backward()
+        loss_of(model, x, y, precision).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
-def gated_step(model: nn.Module, example: Tensor, steps: tuple[int, int, int] | None = None) -> Step:
+def still_step(model: nn.Module, example: Tensor) -> Step:
     """Put gates on a network and return what trains it, gates included, by one batch.
 
-    Without ``steps`` the limit is exceeded from the first step on, so that the penalty has its gradient in each, but
-    gates hardly move: the network stays as it is.
+    The limit is exceeded from the first step on, so that the penalty has its gradient in each, but gates hardly move:
+    the network stays as it is.
     """
-    gates = attach(model, example)
-    if steps:
-        schedule = Schedule(model, Budget(gates, macs=LEVEL), sgd(model), steps=steps)
-    else:
-        budget = Budget(gates, macs=LEVEL, warmup=0.0)
-        schedule = Schedule(model, budget, sgd(model), steps=(0, FOREVER, 0), gate_lr=STILL, shrink=False)
+    budget = Budget(attach(model, example), macs=LEVEL, warmup=0.0)
+    return gated_step(model, Schedule(model, budget, sgd(model), steps=(0, FOREVER, 0), gate_lr=STILL, shrink=False))
+
+
+def gated_step(model: nn.Module, schedule: Schedule, precision: str = "float32") -> Step:
+    """Return what trains a network with gates by one batch."""
 
     def step(x: Tensor, y: Tensor) -> None:
-        F.cross_entropy(model(x), y).backward()
+        loss_of(model, x, y, precision).backward()
         schedule.step()
 
     return step
@@ -103,7 +110,7 @@ def paired(name: str, batch: int, seconds: float) -> Row:
     build, side, classes = NETWORKS[name]
     x, y = torch.randn(batch, 3, side, side), torch.randint(classes, (batch,))
     dense, gated = alike(build)
-    steps = {"dense": plain_step(dense), "gated": gated_step(gated, x[:1])}
+    steps = {"dense": plain_step(dense), "gated": still_step(gated, x[:1])}
     taken: dict[str, list[float]] = {which: [] for which in steps}
     began = time.perf_counter()
     while len(taken["dense"]) < PAIRS + WARM or time.perf_counter() - began < seconds:
@@ -126,15 +133,18 @@ def paired(name: str, batch: int, seconds: float) -> Row:
     } | about()
 
 
-def whole(samples: int, epochs: int, batch: int, data: Path | None) -> Row:
+def whole(samples: int, epochs: int, batch: int, data: Path | None, precision: str, round_to: int) -> Row:
     """Train to a quarter of the MACs beside as many plain epochs; both sides' epochs take turns in being first."""
+    torch.manual_seed(0)
     x, y = (part[:samples] for part in load(data)[:2]) if data else synthetic(samples)
     count = len(x) // batch
     dense, gated = alike(ResNet8)
     first, second, third = Training(epochs=epochs).phases
     phases = (count * first, count * second, count * third)
     began = time.perf_counter()
-    steps = {"dense": plain_step(dense), "gated": gated_step(gated, x[:1], phases)}
+    budget = Budget(attach(gated, x[:1]), macs=LEVEL, round_to=round_to)
+    schedule = Schedule(gated, budget, sgd(gated), steps=phases)
+    steps = {"dense": plain_step(dense, precision), "gated": gated_step(gated, schedule, precision)}
     attached = time.perf_counter() - began
     spent: dict[str, list[float]] = {which: [] for which in steps}
     middle: dict[str, list[float]] = {which: [] for which in steps}
@@ -164,6 +174,8 @@ def whole(samples: int, epochs: int, batch: int, data: Path | None) -> Row:
         "samples": len(x),
         "data": "CIFAR-10" if data else "synthetic",
         "epochs": epochs,
+        "precision": precision,
+        "round_to": round_to,
         "phases_steps": list(phases),
         "attach_seconds": round(attached, 3),
         "dense_seconds": round(seconds["dense"], 3),
@@ -221,9 +233,10 @@ def markdown(rows: list[Row]) -> str:
         if row["benchmark"] == "whole":
             lines += [
                 f"A whole run of ResNet-8 to {LEVEL:.0%} of the MACs, {row['epochs']} epochs of {row['samples']:,} "
-                f"images ({row['data']}), batch {row['batch']}: {row['gated_seconds']:,.1f} s with gates and shrinking "
-                f"(attaching them {row['attach_seconds']:.1f} s), {row['dense_seconds']:,.1f} s plain: "
-                f"**{row['ratio']:.2f}** of the time.",
+                f"images ({row['data']}), batch {row['batch']}, {row['precision']}, channels in multiples of "
+                f"{row['round_to']}: {row['gated_seconds']:,.1f} s with gates and shrinking (attaching them "
+                f"{row['attach_seconds']:.1f} s), {row['dense_seconds']:,.1f} s plain: **{row['ratio']:.2f}** of the "
+                "time.",
                 "",
                 "| epoch | MACs left | gated ms/step | dense ms/step |",
                 "|--:|--:|--:|--:|",
@@ -246,7 +259,8 @@ def rows_of(options: argparse.Namespace) -> Iterator[Row]:
     for name in options.networks:
         yield paired(name, options.batch, options.seconds)
     if options.whole:
-        yield whole(options.samples, options.epochs, options.whole_batch, options.data)
+        for precision, round_to in RUNS:
+            yield whole(options.samples, options.epochs, options.whole_batch, options.data, precision, round_to)
 
 
 def main() -> None:
