@@ -43,8 +43,9 @@ class Block:
 class Redundancy:
     """The share of every unit's work that its fellows cannot take over, of a model that trains.
 
-    ``share`` is a float32 tensor of shape ``(units,)`` with values in (0, 1]: 1 where nothing is known, as for a unit
-    that only frozen weights read. Where several readers read a unit it is that of the reader which needs it most.
+    ``share`` is a float32 tensor of shape ``(units,)`` with values in (0, 1]: 1 where nothing is known, and for a unit
+    that frozen weights read, which learn nothing. Where several readers read a unit it is that of the one which needs
+    it most.
     """
 
     def __init__(self, model: nn.Module, gates: Gates) -> None:
@@ -72,8 +73,12 @@ class Redundancy:
     def solve(self) -> None:
         """Find the shares of what was seen so far."""
         share = torch.zeros(self.share.numel() + 1, device=self.share.device)
-        for block in (block for blocks in self.blocks for block in blocks if block.rows):
-            share.scatter_reduce_(0, block.units, _tolerance(block), "amax")
+        for (chain, _), blocks in zip(self.places, self.blocks, strict=True):
+            for block in blocks:
+                if not chain.original.requires_grad:
+                    share[block.units] = 1
+                elif block.rows:
+                    share.scatter_reduce_(0, block.units, _tolerance(block), "amax")
         share = share[1:]
         self.share = torch.where(share > 0, share, torch.ones_like(share))
 

@@ -148,6 +148,24 @@ def test_units_that_only_frozen_weights_read_count_whole():
     assert (seen.share[:6] < 1).any()
 
 
+def test_units_that_a_frozen_reader_shares_with_another_count_whole():
+    class Twice(Stack):
+        def __init__(self):
+            super().__init__()
+            self.beside = nn.Linear(6, 3)
+
+        def forward(self, x):
+            hidden = torch.tanh(self.first(x))
+            return self.out(torch.tanh(self.second(hidden))) + self.beside(hidden)
+
+    for name in ("second", "beside"):
+        net = Twice()
+        getattr(net, name).weight.requires_grad_(False)
+        seen, _ = watched(net, torch.randn(1, 4), WINDOW)
+        assert (seen.share[:6] == 1).all(), name
+        assert (seen.share[6:] < 1).any(), name
+
+
 def test_shrinking_keeps_what_was_seen_of_the_units_that_stay():
     net = Flat()
     seen, found = watched(net, torch.randn(1, 2, 2, 2), WINDOW)

@@ -42,6 +42,8 @@ class L0Pruning(Callback):
         dense: share of the steps before gating.
         settle: share of the steps at the fixed mask.
         gate_lr: learning rate of the gates, see :class:`edgel0.Schedule`.
+        noise: of the gates' first draw, as a share of the paper's.
+        redundancy: have a gate count for what its fellows cannot take over, not for all that closing it costs at once.
         shrink: cut closed units out while training, on one device.
         limits: those of :class:`edgel0.Budget`, as ``macs=0.25``.
 
@@ -58,11 +60,13 @@ class L0Pruning(Callback):
         dense: float = SHARES[0],
         settle: float = SHARES[2],
         gate_lr: float | None = None,
+        noise: float = 1.0,
+        redundancy: bool = True,
         shrink: bool = True,
         **limits: Any,
     ) -> None:
         self.example, self.module = example, module
-        self.plan = Plan(dense, settle, gate_lr, shrink, limits)
+        self.plan = Plan(dense, settle, gate_lr, noise, redundancy, shrink, limits)
         self.run: Run | None = None
         self._due = False
 

@@ -34,6 +34,8 @@ class Plan:
     dense: float
     settle: float
     gate_lr: float | None
+    noise: float
+    redundancy: bool
     shrink: bool
     limits: Mapping[str, Any]
 
@@ -143,7 +145,17 @@ class Run:
 
     def _made(self, steps: tuple[int, int, int], optimizer: Optimizer | None = None) -> Schedule:
         budget = Budget(self.gates, **self.plan.limits)
-        return Schedule(self.model, budget, optimizer, steps=steps, gate_lr=self.plan.gate_lr, shrink=self.plan.shrink)
+        plan = self.plan
+        return Schedule(
+            self.model,
+            budget,
+            optimizer,
+            steps=steps,
+            gate_lr=plan.gate_lr,
+            noise=plan.noise,
+            redundancy=plan.redundancy,
+            shrink=plan.shrink,
+        )
 
     def _carry(self) -> None:
         """Let the schedule's state travel with the model's; copies of the model carry nothing."""

@@ -45,6 +45,8 @@ class L0Pruning(TrainerCallback):
         dense: share of the steps before gating; 0 for a model that is trained already.
         settle: share of the steps at the fixed mask.
         gate_lr: learning rate of the gates, see :class:`edgel0.Schedule`.
+        noise: of the gates' first draw, as a share of the paper's.
+        redundancy: have a gate count for what its fellows cannot take over, not for all that closing it costs at once.
         shrink: cut closed units out while training, in one process.
         writer: what the Trainer logs, with histograms of the gates, is written to this ``SummaryWriter``, too.
         limits: those of :class:`edgel0.Budget`, as ``macs=0.25``.
@@ -62,11 +64,13 @@ class L0Pruning(TrainerCallback):
         dense: float = SHARES[0],
         settle: float = SHARES[2],
         gate_lr: float | None = None,
+        noise: float = 1.0,
+        redundancy: bool = True,
         shrink: bool = True,
         writer: SummaryWriter | None = None,
         **limits: Any,
     ) -> None:
-        self.run = Run(unwrap(model), example, Plan(dense, settle, gate_lr, shrink, limits))
+        self.run = Run(unwrap(model), example, Plan(dense, settle, gate_lr, noise, redundancy, shrink, limits))
         self.writer = writer
         self._aside: Tensor | None = None
         self._hook: torch.utils.hooks.RemovableHandle | None = None

@@ -34,12 +34,12 @@ def batches(count, size=16):
     return list(zip(inputs.split(size), labels.split(size), strict=True))
 
 
-def plain(model, data, *, accumulate=1, clip=0.0, shrink=True, autocast=False, half=torch.bfloat16, scaler=None):
+def plain(model, data, *, accumulate=1, clip=0.0, autocast=False, half=torch.bfloat16, scaler=None, **options):
     """Train as the callbacks must, by hand: once through ``data``."""
     gates = edgel0.attach(model, EXAMPLE)
     optimizer, steps = adam(model.parameters()), len(data) // accumulate
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
-    schedule = edgel0.Schedule(model, edgel0.Budget(gates, **LIMITS), optimizer, steps=steps, shrink=shrink, **SHARES)
+    schedule = edgel0.Schedule(model, edgel0.Budget(gates, **LIMITS), optimizer, steps=steps, **(SHARES | options))
     model.train()
     for at, (x, y) in enumerate(data, 1):
         with torch.autocast("cpu", half, enabled=autocast):

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 import edgel0
 from callbacks.bench import DENSE, EXAMPLE, LIMITS, SHARES, STEPS, adam, batches, net, plain, readme, same
+from edgel0 import redundancy
 from edgel0.callbacks.lightning import L0Pruning
 from edgel0.errors import BudgetError, ExtraError, UsageError
 
@@ -85,6 +86,16 @@ def test_ends_where_the_plain_loop_ends(tmp_path, module, shrink):
     model.eval()
     with torch.no_grad():
         assert torch.allclose(slim.program.module()(x[:1]), model(x[:1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("option", [{"noise": 0.5}, {"redundancy": False}, {"gate_lr": 0.2}])
+def test_what_a_schedule_can_be_told_reaches_it(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(redundancy, "SOLVED", 1)  # else nothing is known of it in so few steps
+    callback = pruning(**option)
+    trainer(tmp_path, callback).fit(Classifier(), loader())
+    wanted = plain(net(), batches(STEPS), **option)
+    assert torch.equal(callback.run.model.net[4].bias, wanted.model[4].bias)
+    assert not torch.equal(wanted.model[4].bias, plain(net(), batches(STEPS)).model[4].bias)
 
 
 def test_accumulation_counts_steps_of_the_optimizer(tmp_path):

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from callbacks.bench import DENSE, EXAMPLE, LIMITS, SHARES, STEPS, adam, examples, net, plain, readme, same
+from edgel0 import redundancy
 from edgel0.callbacks.transformers import L0Pruning
 from edgel0.errors import BudgetError, ExtraError, UsageError
 
@@ -86,6 +87,16 @@ def test_ends_where_the_plain_loop_ends(tmp_path, shrink, clip):
     of.eval()
     with torch.no_grad():
         assert torch.allclose(slim.program.module()(x), of(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("option", [{"noise": 0.5}, {"redundancy": False}, {"gate_lr": 0.2}])
+def test_what_a_schedule_can_be_told_reaches_it(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(redundancy, "SOLVED", 1)  # else nothing is known of it in so few steps
+    of = model()
+    callback, wanted = pruning(of, **option), plainly(STEPS, **option)
+    trainer(tmp_path, of, callback).train()
+    assert same(callback.schedule, wanted)
+    assert not torch.equal(wanted.model[4].bias, plainly(STEPS).model[4].bias)
 
 
 def test_the_gates_gradient_has_no_part_in_clipping(tmp_path):
